@@ -1,0 +1,3 @@
+"""Early red flags for X-ray diffraction frames."""
+
+__version__ = "0.1.0"

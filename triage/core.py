@@ -1,0 +1,345 @@
+"""The nouns of the system, and the one-method seams between its parts.
+
+Arrays and positions are (slow, fast); units are in the names; frames count from zero; absence is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from triage.geometry import Geometry, StatedGeometry
+
+Pixels = npt.NDArray[Any]
+"""One frame's counts as the detector gave them, (slow, fast), integer or float32."""
+Mask = npt.NDArray[np.bool_]
+"""True where a pixel must not be used, (slow, fast)."""
+FloatArray = npt.NDArray[np.float32]
+
+
+class TriageError(Exception):
+    """Something a person can mend; the message is one line that names the file, message or key, and the mend."""
+
+
+class FrameError(TriageError):
+    """One frame cannot be judged; the others can."""
+
+
+class SourceError(TriageError):
+    """A file or stream cannot be read at all."""
+
+
+class RunKind(StrEnum):
+    """What a run is; it decides what a flag means (contract, section 3)."""
+
+    ROTATION = "rotation"
+    STILLS = "stills"
+    SERIAL = "serial"
+    GRID = "grid"
+
+
+class Severity(StrEnum):
+    """How urgent a flag is."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+NON_DIFFRACTION_KINDS = ("blank", "ice", "salt", "artefact")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHeader:
+    """What a source's header states of a run; None where it says nothing. Nothing here has been checked."""
+
+    source: str
+    """The path as given, or the endpoint."""
+    detector: str | None = None
+    shape_px: tuple[int, int] | None = None
+    stated: StatedGeometry = field(default_factory=StatedGeometry)
+    geometry_source: str = "header"
+    geometry_problem: str | None = None
+    """Why the header's geometry must not be used (a cylinder of panels, say), or None."""
+    pixel_mask: Mask | None = None
+    mask_source: str | None = None
+    negative_is_no_data: bool = False
+    """Pilatus and Eiger CBF: every negative value is no data. Detectors with an offset have valid negatives."""
+    saturation_value: float | None = None
+    counts_per_photon: float = 1.0
+    offset: float = 0.0
+    """counts = offset + counts_per_photon * photons."""
+    kind: RunKind | None = None
+    """Where the header tells (rotation increment, grid metadata), else None."""
+    frames_expected: int | None = None
+    omega_start_deg: float | None = None
+    omega_step_deg: float | None = None
+    exposure_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """One series of frames of one geometry, checked and ready for judging."""
+
+    id: str
+    header: RunHeader
+    kind: RunKind
+    geometry: Geometry | None
+    """None where it is absent or implausible; then `geometry_problem` says why, and frames are judged without resolution."""
+    geometry_problem: str | None = None
+    geometry_source: str = "none"
+    mask: Mask | None = None
+    mask_source: str = "no-data values"
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def valid_range(self, dtype: np.dtype[Any]) -> tuple[float, float]:
+        """Smallest and largest raw value that is a measurement (inclusive): all else is no data.
+
+        Unsigned data: 2^n-1 and 2^n-2 are no data (DECTRIS SIMPLON manual: pixel mask and value range).
+        """
+        if np.issubdtype(dtype, np.unsignedinteger):
+            return 0.0, float(np.iinfo(dtype).max) - 2.0
+        low = 0.0 if self.header.negative_is_no_data else -3.0e38
+        return low, float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 3.0e38
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Frame:
+    """One frame, still compressed: `decode` gives its pixels, or raises FrameError."""
+
+    run: Run
+    index: int
+    """Zero-based within the run: the order in the file or group, or the stream's image number."""
+    decode: Callable[[], Pixels]
+    arrived_s: float
+    """time.monotonic() when the last byte was received, or reading from file began."""
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Lost:
+    """Messages or frames of a run that are received but will never be judged."""
+
+    run: Run
+    what: str
+    """`dropped` (skipped, repeated, no header) or `failed` (undecodable)."""
+    count: int = 1
+    reason: str = ""
+    index: int | None = None
+    """The frame concerned, where it is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunEnd:
+    """The source has nothing more of this run."""
+
+    run: Run
+    complete: bool
+    reason: str | None = None
+    """Why it is not complete."""
+
+
+Event = Run | Frame | Lost | RunEnd
+"""What a source yields: a Run, then its Frames and Losses, then its RunEnd. Runs of one source do not interleave."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Spots:
+    """Spots of one frame, strongest first. All arrays have length n."""
+
+    positions_px: FloatArray
+    """(n, 2) centroids (slow, fast); the centre of the first pixel is (0.5, 0.5)."""
+    intensity: FloatArray
+    """Background-subtracted sum, in photons."""
+    sigma: FloatArray
+    """Poisson standard deviation of the intensity, in photons."""
+    background: FloatArray
+    """Mean local background, photons per pixel."""
+    peak: FloatArray
+    """Largest pixel, in photons."""
+    n_pixels: npt.NDArray[np.int32]
+    """Connected strong pixels."""
+    inverse_d_per_A: FloatArray | None
+    """s = 1/d; None without geometry."""
+    on_ice: npt.NDArray[np.bool_]
+    """Within an ice ring's band; all False without geometry."""
+
+    def __len__(self) -> int:
+        return len(self.intensity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpotSummary:
+    """What classical spot finding says of a frame."""
+
+    count: int
+    count_no_ice: int
+    resolution_A: float | None
+    total_intensity: float
+    mean_i_over_sigma: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What the network alone says of a frame, calibrated at the base rates recorded in the model."""
+
+    lattices: tuple[float, float, float, float]
+    """Probabilities of 0, 1, 2, 3-or-more visible sample lattices; they sum to 1."""
+    non_diffraction_kind: tuple[float, float, float, float]
+    """Probabilities over NON_DIFFRACTION_KINDS, given that the frame does not diffract; they sum to 1."""
+    ice_rings: float
+    resolution_A: float | None
+
+    @property
+    def multi_lattice(self) -> float:
+        """Probability of two or more lattices."""
+        return self.lattices[2] + self.lattices[3]
+
+    @property
+    def non_diffraction(self) -> float:
+        """Probability that no sample lattice is visible."""
+        return self.lattices[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decay:
+    """How a frame compares with the run's own reference frames."""
+
+    probability: float
+    delta_B_A2: float
+    delta_B_sigma: float
+    scale: float
+    reference_frames: tuple[int, int]
+    """First and last frame of the reference, inclusive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShellIntensities:
+    """Summed spot intensity in shells of s = 1/d, the classical evidence for decay. Arrays of one length."""
+
+    edges_per_A: tuple[float, ...]
+    """Shell limits in s, one more than there are shells."""
+    intensity: tuple[float, ...]
+    """Photons above background."""
+    variance: tuple[float, ...]
+    """Photons squared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """All that is said of one frame early; judgements are None where `error` says what went wrong."""
+
+    run_id: str
+    frame: int
+    file: str | None
+    judgement: Judgement | None
+    spots: SpotSummary | None
+    shells: ShellIntensities | None = None
+    decay: Decay | None = None
+    latency_ms: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """A red flag raised or cleared."""
+
+    id: str
+    run_id: str
+    flag: str
+    state: str
+    """`raised` or `cleared`."""
+    first_frame: int
+    """Where the trouble seems to begin."""
+    frame: int
+    """Where it was decided."""
+    severity: Severity
+    probability: float | None
+    reason: str
+    """One sentence for the person at the beamline."""
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A run's books: received = judged + dropped + failed, once every frame in flight is done."""
+
+    received: int = 0
+    judged: int = 0
+    dropped: int = 0
+    failed: int = 0
+    missing: int = 0
+    """Announced, never received; known at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """Which network judges."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunStarted:
+    """The first record of a run."""
+
+    run: Run
+    model: Model | None
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished:
+    """The last record of a run (indexing may follow)."""
+
+    run_id: str
+    progress: Progress
+    flags: dict[str, int]
+    """How often each flag was raised."""
+    indexed: int
+    wall_s: float
+    complete: bool
+    reason: str | None
+
+
+Record = RunStarted | Verdict | Flag | RunFinished
+
+
+class FrameSource(Protocol):
+    """Where frames come from: the file and stream sources."""
+
+    def __iter__(self) -> Iterator[Event]: ...
+
+
+class SpotFinder(Protocol):
+    """Classical spot finding."""
+
+    def find(self, pixels: Pixels, run: Run) -> Spots: ...
+
+
+class Classifier(Protocol):
+    """The network."""
+
+    def score(self, pixels: Pixels, spots: Spots, run: Run) -> Judgement: ...
+
+
+class FlagPolicy(Protocol):
+    """Evidence over time to flags; one fresh instance a run and flag."""
+
+    def update(self, verdict: Verdict, progress: Progress) -> Iterable[Flag]: ...
+
+
+class Sink(Protocol):
+    """Where records go. `close` is called once, also after an error."""
+
+    def accept(self, record: Record) -> None: ...
+
+    def close(self) -> None: ...
