@@ -89,7 +89,8 @@ class Run:
 
     id: str
     header: RunHeader
-    kind: RunKind
+    kind: RunKind | None
+    """None only where nothing is known of the run (an unreadable file, a stream whose start was missed)."""
     geometry: Geometry | None
     """None where it is absent or implausible; then `geometry_problem` says why, and frames are judged without resolution."""
     geometry_problem: str | None = None
