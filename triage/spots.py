@@ -9,12 +9,12 @@ z = 2 (sqrt(x + 3/8) - sqrt(b + 3/8)) (Anscombe, Biometrika 35 (1948) 246), whic
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from triage.binning import binned_statistics, measured
 from triage.core import FloatArray, Pixels, Run, Spots, SpotSummary
 
 SPOT_FINDER_VERSION = 1
@@ -38,7 +38,7 @@ class DispersionFinder:
     """Of a pixel above its tile, to be looked at: more than b + 3 sqrt(b) + 2 photons, so at least 3 on an empty background."""
     grow_sigma: float = 1.5
     """Of a pixel above the local background, to belong to a spot: more than b + 1.5 sqrt(b) + 0.6 photons."""
-    spot_z: float = 5.0
+    spot_z: float = 5.5
     """Of the whole spot against the local background."""
     min_pixels: int = 2
     """One strong pixel alone is a zinger or a hot pixel."""
@@ -47,18 +47,18 @@ class DispersionFinder:
 
     def find(self, pixels: Pixels, run: Run) -> Spots:
         """The spots of a frame (slow, fast), strongest first."""
-        low, high = run.valid_range(pixels.dtype)
-        mask = _as_bytes(run.mask, pixels.shape)
-        contiguous = np.ascontiguousarray(pixels)
+        converted, mask, low, high = measured(pixels, run)
         header = run.header
         table = _find(
-            contiguous,
+            converted,
             mask,
-            _bound(low, contiguous.dtype),
-            _bound(high, contiguous.dtype),
+            low,
+            high,
             np.float32(header.offset),
             np.float32(1.0 / header.counts_per_photon),
             np.array([self.candidate_sigma, self.grow_sigma, self.spot_z, self.min_pixels, self.max_pixels], dtype=np.float32),
+            _tile_edges(converted.shape[0]),
+            _tile_edges(converted.shape[1]),
         )
         return _spots(table, run)
 
@@ -90,20 +90,8 @@ def on_ice_ring(inverse_d_per_A: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     return result
 
 
-def _as_bytes(mask: npt.NDArray[np.bool_] | None, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    if mask is None:
-        return np.zeros((1, 1), dtype=np.uint8)  # the kernels read a 1 x 1 mask as "nothing masked"
-    if mask.shape != shape:
-        raise ValueError(f"mask is {mask.shape}, frame is {shape}")
-    return np.ascontiguousarray(mask).view(np.uint8)
-
-
-def _bound(value: float, dtype: np.dtype[Any]) -> Any:
-    """A limit in the pixels' own type, clipped to it, so that the kernels compare like with like."""
-    if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        return dtype.type(min(max(int(max(min(value, 2.0**62), -(2.0**62))), int(limits.min)), int(limits.max)))
-    return dtype.type(value)
+def _tile_edges(length: int) -> npt.NDArray[np.int32]:
+    return np.append(np.arange(0, length, _TILE), length).astype(np.int32)
 
 
 def _spots(table: FloatArray, run: Run) -> Spots:
@@ -123,48 +111,6 @@ def _spots(table: FloatArray, run: Run) -> Spots:
         inverse_d_per_A=inverse_d,
         on_ice=on_ice,
     )
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "nnan", "ninf"})
-def _tile_statistics(pixels, mask, low, high):  # type: ignore[no-untyped-def]  # numba infers
-    """Per 16 x 16 tile: number, sum and maximum of the usable pixels (raw counts).
-
-    Works on whole rows, column by column, so that the compiler can use vector instructions; tiles are gathered every 16 rows.
-    """
-    n_slow, n_fast = pixels.shape
-    tiles_slow, tiles_fast = (n_slow + _TILE - 1) // _TILE, (n_fast + _TILE - 1) // _TILE
-    number = np.zeros((tiles_slow, tiles_fast), dtype=np.float32)
-    total = np.zeros((tiles_slow, tiles_fast), dtype=np.float32)
-    largest = np.full((tiles_slow, tiles_fast), -np.float32(3e38), dtype=np.float32)
-    counts = np.empty(n_fast, dtype=np.int32)
-    sums = np.empty(n_fast, dtype=np.float32)
-    tops = np.empty(n_fast, dtype=np.float32)
-    masked = mask.size > 1
-    for tile_slow in range(tiles_slow):
-        counts[:], sums[:], tops[:] = 0, 0, -np.float32(3e38)
-        for row in range(tile_slow * _TILE, min(n_slow, (tile_slow + 1) * _TILE)):
-            line = pixels[row]
-            if masked:
-                flags = mask[row]
-                for column in range(n_fast):
-                    usable = (line[column] >= low) & (line[column] <= high) & (flags[column] == 0)
-                    value = np.float32(line[column])
-                    counts[column] += np.int32(usable)
-                    sums[column] += value if usable else np.float32(0)
-                    tops[column] = max(tops[column], value if usable else np.float32(-3e38))
-            else:
-                for column in range(n_fast):
-                    usable = (line[column] >= low) & (line[column] <= high)
-                    value = np.float32(line[column])
-                    counts[column] += np.int32(usable)
-                    sums[column] += value if usable else np.float32(0)
-                    tops[column] = max(tops[column], value if usable else np.float32(-3e38))
-        for tile_fast in range(tiles_fast):
-            for column in range(tile_fast * _TILE, min(n_fast, (tile_fast + 1) * _TILE)):
-                number[tile_slow, tile_fast] += counts[column]
-                total[tile_slow, tile_fast] += sums[column]
-                largest[tile_slow, tile_fast] = max(largest[tile_slow, tile_fast], tops[column])
-    return number, total, largest
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -298,11 +244,11 @@ def _grow(pixels, mask, state, seed_row, seed_column, level, low, high, offset, 
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _find(pixels, mask, low, high, offset, scale, settings):  # type: ignore[no-untyped-def]
+def _find(pixels, mask, low, high, offset, scale, settings, slow_edges, fast_edges):  # type: ignore[no-untyped-def]
     """Rows of (slow, fast, intensity, sigma, background, peak, n_pixels), in photons and pixels."""
     candidate_sigma, grow_sigma, spot_z = settings[0], settings[1], settings[2]
     min_pixels, max_pixels = int(settings[3]), int(settings[4])
-    number, total, largest = _tile_statistics(pixels, mask, low, high)
+    number, total, largest = binned_statistics(pixels, mask, low, high, slow_edges, fast_edges)
     background = _tile_background(number, total)
     state = np.zeros(pixels.shape, dtype=np.uint8)
     candidates = _candidates(pixels, mask, low, high, offset, scale, background, largest, settings, state)

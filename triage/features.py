@@ -1,0 +1,91 @@
+"""Statistics of a frame's spots: a cheap summary that does not depend on the detector's size."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from triage.core import FloatArray, Run, Spots
+
+FEATURE_NAMES = (
+    "log_count",
+    "log_count_off_ice",
+    "fraction_on_ice",
+    *(f"log_i_over_sigma_q{q}" for q in (10, 50, 90, 100)),
+    *(f"log_n_pixels_q{q}" for q in (10, 50, 90)),
+    *(f"peak_fraction_q{q}" for q in (10, 50, 90)),
+    "log_background",
+    "geometry_known",
+    *(f"s_q{q}" for q in (5, 25, 50, 75, 95)),
+    *(f"log_neighbour_px_q{q}" for q in (5, 25, 50, 75)),
+    *(f"log_neighbour_relative_q{q}" for q in (5, 25, 50)),
+    *(f"log_second_neighbour_relative_q{q}" for q in (5, 50)),
+    "pair_repeats_mean",
+    "pair_repeats_q90",
+    "azimuthal_unevenness",
+    "powder_likeness",
+)
+N_FEATURES = len(FEATURE_NAMES)
+
+_STRONGEST = 250  # bounds the pair statistics to a millisecond or so
+
+
+def spot_features(spots: Spots, run: Run) -> FloatArray:
+    """(N_FEATURES,) finite numbers, in the order of FEATURE_NAMES; zeros where a statistic has too few spots."""
+    values: list[float] = [np.log1p(len(spots)), np.log1p(int((~spots.on_ice).sum()))]
+    if len(spots) == 0:
+        return np.asarray(values + [0.0] * (N_FEATURES - 2), dtype=np.float32)
+    values.append(float(spots.on_ice.mean()))
+    values.extend(np.percentile(np.log1p(spots.intensity / spots.sigma), (10, 50, 90, 100)))
+    values.extend(np.percentile(np.log(spots.n_pixels), (10, 50, 90)))
+    values.extend(np.percentile((spots.peak - spots.background) / np.maximum(spots.intensity, 1.0), (10, 50, 90)))
+    values.append(float(np.log(np.median(np.maximum(spots.background, 0.0)) + 0.01)))
+    values.append(float(run.geometry is not None))
+    values.extend(np.percentile(spots.inverse_d_per_A, (5, 25, 50, 75, 95)) if spots.inverse_d_per_A is not None else [0.0] * 5)
+    values.extend(_neighbours(spots))
+    values.extend(_radial(spots, run))
+    return np.nan_to_num(np.asarray(values, dtype=np.float32), posinf=20.0, neginf=-20.0)
+
+
+def _neighbours(spots: Spots) -> list[float]:
+    """Nearest-neighbour distances, and how often difference vectors come again."""
+    positions = spots.positions_px[:_STRONGEST].astype(np.float64)
+    n = len(positions)
+    if n < 6:
+        return [0.0] * 11
+    difference = positions[:, None] - positions[None]  # (n, n, 2) px
+    distance = np.hypot(difference[..., 0], difference[..., 1])
+    np.fill_diagonal(distance, np.inf)
+    ordered = np.sort(np.partition(distance, 1, axis=1)[:, :2], axis=1)  # (n, 2) nearest and second nearest
+    extent = np.ptp(np.percentile(positions, (5, 95), axis=0), axis=0)
+    typical = np.sqrt(max(float(extent.prod()), 1.0) / n)
+    relative = np.log(ordered / typical + 1e-3)
+    values = [*np.percentile(np.log(ordered[:, 0] + 0.1), (5, 25, 50, 75)), *np.percentile(relative[:, 0], (5, 25, 50))]
+    values.extend(np.percentile(relative[:, 1], (5, 50)))
+    near = np.triu(distance < 4.0 * typical, k=1)
+    values.extend(_repeats(difference[near]))
+    return values
+
+
+def _repeats(vectors: npt.NDArray[np.float64]) -> list[float]:
+    """How many other difference vectors agree with one within 2 px, over what chance gives: a lattice repeats itself."""
+    if len(vectors) < 10:
+        return [0.0, 0.0]
+    vectors = vectors[:1500] * np.where(vectors[:1500, :1] < 0, -1.0, 1.0)  # v and -v are one
+    cells = np.floor(vectors / 4.0).astype(np.int64)
+    _, inverse, counts = np.unique(cells[:, 0] * 100_003 + cells[:, 1], return_inverse=True, return_counts=True)
+    extent = np.ptp(vectors, axis=0) + 4.0
+    chance = len(vectors) * 16.0 / float(extent.prod())
+    own = np.log1p(counts[inverse] / max(chance, 1e-3))
+    return [float(own.mean()), float(np.percentile(own, 90))]
+
+
+def _radial(spots: Spots, run: Run) -> list[float]:
+    """Unevenness over azimuth, and how far the spots crowd at few radii, as a textured powder's do."""
+    if run.geometry is None or spots.inverse_d_per_A is None or len(spots) < 8:
+        return [0.0, 0.0]
+    offsets = spots.positions_px - np.asarray(run.geometry.beam_px, dtype=np.float32)
+    sectors = np.bincount(((np.arctan2(offsets[:, 0], offsets[:, 1]) + np.pi) / (2 * np.pi) * 12).astype(int) % 12, minlength=12)
+    shells = np.bincount((spots.inverse_d_per_A / 0.004).astype(int).clip(0, 400))
+    share = shells[shells > 0] / len(spots)
+    return [float(sectors.std() / sectors.mean()), float(np.log((share**2).sum() * len(shells) + 1e-3))]
