@@ -230,6 +230,10 @@ class ShellIntensities:
     """Photons above background."""
     variance: tuple[float, ...]
     """Photons squared."""
+    count: tuple[int, ...] = ()
+    """Spots in the shell; empty where not counted."""
+    faintest: tuple[float, ...] = ()
+    """Intensity of the shell's faintest spot, in photons, 0 where there is none; empty where not looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
