@@ -1,0 +1,146 @@
+"""What is remembered of one run: its books, its decay reference and its flag policies. Pure; verdicts come in frame order."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from triage.core import Decay, Flag, FlagPolicy, Lost, Model, Progress, Record, Run, RunFinished, RunStarted, Verdict
+
+_BLOCK = 65_536
+
+
+class Tracker(Protocol):
+    """Compares a frame with the run's own reference frames; None where that is meaningless."""
+
+    def update(self, verdict: Verdict) -> Decay | None:
+        """The decay of this frame; called for every judged frame, in order."""
+        ...
+
+
+class IndexSet:
+    """Which frame numbers have been seen; bits in blocks, so that millions of frames or a wild number cost little."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, bytearray] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, index: int) -> None:
+        """Adds a frame number; one seen before changes nothing."""
+        block = self._blocks.setdefault(index // _BLOCK, bytearray(_BLOCK // 8))
+        byte, bit = divmod(index % _BLOCK, 8)
+        if not block[byte] >> bit & 1:
+            block[byte] |= 1 << bit
+            self._size += 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldParts:
+    """What every run's fold is made of; the factories give fresh, empty memories."""
+
+    model: Model | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    tracker: Callable[[Run], Tracker | None] = lambda _run: None
+    policies: Callable[[Run], Sequence[FlagPolicy]] = lambda _run: ()
+
+
+class RunFold:
+    """One run from its first record to its last."""
+
+    def __init__(self, run: Run, parts: FoldParts) -> None:
+        self.run = run
+        self.last_frame = 0
+        self.first_failure: str | None = None
+        self._parts = parts
+        self._tracker = parts.tracker(run)
+        self._policies = list(parts.policies(run))
+        self._progress = Progress()
+        self._announced_seen = IndexSet()
+        self._unnumbered = 0  # received, but nobody can say which frame it was
+        self._flags: Counter[str] = Counter()
+        self._begun_s = time.monotonic()
+
+    @property
+    def progress(self) -> Progress:
+        """The books so far."""
+        return self._progress
+
+    def start(self) -> RunStarted:
+        """The run's first record."""
+        return RunStarted(run=self.run, model=self._parts.model, config=self._parts.config)
+
+    def judged(self, verdict: Verdict, latency_ms: float) -> Iterator[Record]:
+        """The verdict as it is recorded, then the flags it raises or clears."""
+        failed = verdict.error is not None
+        self._count("failed" if failed else "judged", 1, verdict.frame)
+        self.last_frame = verdict.frame
+        decay = self._tracker.update(verdict) if self._tracker is not None and not failed else None
+        recorded = replace(verdict, decay=decay, latency_ms=latency_ms)
+        if failed and self.first_failure is None:
+            self.first_failure = verdict.error
+        yield recorded
+        for policy in self._policies:
+            for flag in policy.update(recorded, self._progress):
+                yield self.note(flag)
+
+    def lost(self, loss: Lost) -> Iterator[Record]:
+        """Books a loss; a frame that failed before it could be judged gets its verdict, where its number is known."""
+        if loss.what == "failed" and loss.index is not None and loss.count == 1:
+            verdict = Verdict(
+                run_id=self.run.id,
+                frame=loss.index,
+                file=None,
+                judgement=None,
+                spots=None,
+                latency_ms=0.0,
+                error=loss.reason or "undecodable",
+            )
+            yield from self.judged(verdict, 0.0)
+            return
+        if loss.what == "failed" and self.first_failure is None:
+            self.first_failure = loss.reason or None
+        self._count(loss.what, loss.count, loss.index)
+
+    def note(self, flag: Flag) -> Flag:
+        """Counts a raised flag, and gives it back."""
+        if flag.state == "raised":
+            self._flags[flag.flag] += 1
+        return flag
+
+    def finish(self, *, complete: bool, reason: str | None) -> RunFinished:
+        """The run's last record. A run of which announced frames never came is not complete."""
+        expected = self.run.header.frames_expected
+        missing = max(0, expected - len(self._announced_seen) - self._unnumbered) if expected is not None else 0
+        self._progress = replace(self._progress, missing=missing)
+        if complete and missing:
+            complete, reason = False, f"{missing} of {expected} announced frames never came"
+        return RunFinished(
+            run_id=self.run.id,
+            progress=self._progress,
+            flags=dict(self._flags),
+            indexed=0,
+            wall_s=time.monotonic() - self._begun_s,
+            complete=complete,
+            reason=reason,
+        )
+
+    def _count(self, what: str, count: int, index: int | None) -> None:
+        before = self._progress
+        expected = self.run.header.frames_expected
+        if index is None:
+            self._unnumbered += count
+        elif expected is not None and 0 <= index < expected:
+            self._announced_seen.add(index)
+        self._progress = replace(
+            before,
+            received=before.received + count,
+            judged=before.judged + (count if what == "judged" else 0),
+            dropped=before.dropped + (count if what == "dropped" else 0),
+            failed=before.failed + (count if what == "failed" else 0),
+        )
