@@ -178,12 +178,12 @@ def test_a_falling_scale_alone_is_not_decay(name: str, crystal: Crystal) -> None
 
 @pytest.mark.parametrize("crystal", CRYSTALS)
 def test_catches_damage(crystal: Crystal) -> None:
-    """B grows by 0.3 A^2 a frame from frame 20, the scale falls with it: found before B has grown by 15 A^2, and for good."""
+    """B grows by 0.3 A^2 a frame from frame 20, the scale falls with it: six of eight frames say so before B has grown by 20 A^2, never before it grows."""
     for seed in range(3):
         decays = course(crystal, seed, n_frames=100, delta_B=lambda i: 0.3 * max(0, i - 20), scale=lambda i: math.exp(-max(0, i - 20) / 60))
-        by_frame = {i + 12: decay.probability for i, decay in enumerate(decays)}
-        assert all(p < ALARM for i, p in by_frame.items() if i < 20)
-        assert min(by_frame[i] for i in range(70, 100)) > ALARM
+        alarms = [decay.probability > ALARM for decay in decays]  # from frame 15 on: 12 of reference, and half a window
+        sure = [15 + i for i in range(8, len(alarms) + 1) if sum(alarms[i - 8 : i]) >= 6]
+        assert 20 < sure[0] < 87
 
 
 def test_a_bad_start_is_left_out_of_the_reference() -> None:

@@ -197,6 +197,8 @@ def _fit(shells: _Shells) -> _Fit | None:
         found = found + step
         if abs(step[1]) < 0.01:
             break
+    else:
+        return None  # next to nothing is left to fit
     excess = float((np.clip(misfit, -3.0, 3.0) ** 2).sum()) / (len(x) - 2)
     sigma = math.sqrt(float(covariance[1, 1]) * max(excess, 1.0))
     fit = _Fit(delta_B=float(found[1]), sigma=sigma, scale=math.exp(min(float(found[0]), 30.0)))
