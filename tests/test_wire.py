@@ -1,5 +1,6 @@
 """stream v1 and stream2: inverse of each other, true to recorded messages, and hard to hurt."""
 
+import contextlib
 import tracemalloc
 from datetime import UTC, datetime
 
@@ -106,7 +107,7 @@ messages2 = st.one_of(
     st.builds(stream2.Other, type=texts.filter(lambda t: t not in ("start", "image", "end"))),
 )
 
-little = tuple(d for d in ALL_DTYPES if not d.startswith(">")))
+little = tuple(d for d in ALL_DTYPES if not d.startswith(">"))
 tables1 = maybe(arrays(compressions=("none",), dtypes=little))
 appendices = user_data(lambda inner: st.lists(inner, max_size=3)).filter(lambda a: not isinstance(a, dict) or "htype" not in a)
 starts1 = st.one_of(
@@ -228,20 +229,16 @@ def test_no_damage_to_a_payload_does_more_than_a_wire_error(data):
     for _ in range(data.draw(st.integers(1, 6))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     array = EncodedArray(shape=good.shape, dtype=good.dtype, payload=bytes(damaged), compression=good.compression)
-    try:
+    with contextlib.suppress(WireError):
         assert array.decode().shape == good.shape
-    except WireError:
-        pass
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_a_wire_error(data):
     for decode, message in ((stream2.decode, data), (stream1.decode, [data]), (stream1.decode, [data, data])):
-        try:
+        with contextlib.suppress(WireError):
             decode(message)
-        except WireError:
-            pass
 
 
 def test_tags_are_those_of_rfc_8746():

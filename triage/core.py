@@ -71,6 +71,8 @@ class RunHeader:
     mask_source: str | None = None
     negative_is_no_data: bool = False
     """Pilatus and Eiger CBF: every negative value is no data. Detectors with an offset have valid negatives."""
+    no_data_value: float | None = None
+    """A negative value that marks pixels without data in signed frames (Jungfraujoch's `error_value`), or None."""
     saturation_value: float | None = None
     counts_per_photon: float = 1.0
     offset: float = 0.0
@@ -107,6 +109,8 @@ class Run:
         if np.issubdtype(dtype, np.unsignedinteger):
             return 0.0, float(np.iinfo(dtype).max) - 2.0
         low = 0.0 if self.header.negative_is_no_data else -3.0e38
+        if self.header.no_data_value is not None and self.header.no_data_value < 0:
+            low = max(low, self.header.no_data_value + 1.0)
         return low, float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 3.0e38
 
 
