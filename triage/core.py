@@ -67,6 +67,8 @@ class RunHeader:
     geometry_source: str = "header"
     geometry_problem: str | None = None
     """Why the header's geometry must not be used (a cylinder of panels, say), or None."""
+    geometry_mendable: bool = False
+    """Whether overriding both distance_mm and beam_px settles the problem (a header that contradicts itself), as it cannot a cylinder."""
     pixel_mask: Mask | None = None
     mask_source: str | None = None
     negative_is_no_data: bool = False

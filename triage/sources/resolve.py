@@ -64,7 +64,8 @@ class RunResolver:
         given = self._overrides.geometry
         names = ("wavelength_A", "distance_mm", "pixel_mm", "beam_px")
         overridden = frozenset(f.name for f in fields(given) if f.name in names and getattr(given, f.name) is not None)
-        if header.geometry_problem is not None:
+        settled = header.geometry_mendable and {"distance_mm", "beam_px"} <= overridden
+        if header.geometry_problem is not None and not settled:
             return None, header.geometry_problem, "none"
         if header.shape_px is None:
             return None, "the detector's shape is unknown", "none"
@@ -72,5 +73,7 @@ class RunResolver:
             geometry = header.stated.overridden_by(given).resolve(header.shape_px, trusted=overridden)
         except GeometryError as error:
             return None, str(error), "none"
-        source = header.geometry_source if not overridden else f"{header.geometry_source}, {', '.join(sorted(overridden))} from configuration"
+        source = (
+            header.geometry_source if not overridden else f"{header.geometry_source}, {', '.join(sorted(overridden))} from configuration"
+        )
         return geometry, None, source
