@@ -178,7 +178,7 @@ def test_a_falling_scale_alone_is_not_decay(name: str, crystal: Crystal) -> None
 
 @pytest.mark.parametrize("crystal", CRYSTALS)
 def test_catches_damage(crystal: Crystal) -> None:
-    """B grows by 0.3 A^2 a frame from frame 20, the scale falls with it: six of eight frames say so before B has grown by 20 A^2, never before it grows."""
+    """B grows by 0.3 A^2 a frame from frame 20, and the scale falls: six of eight frames say so before it has grown by 20 A^2."""
     for seed in range(3):
         decays = course(crystal, seed, n_frames=100, delta_B=lambda i: 0.3 * max(0, i - 20), scale=lambda i: math.exp(-max(0, i - 20) / 60))
         alarms = [decay.probability > ALARM for decay in decays]  # from frame 15 on: 12 of reference, and half a window

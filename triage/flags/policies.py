@@ -1,0 +1,146 @@
+"""The flags on what the frames show, and which of them a run of each kind has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from triage.core import NON_DIFFRACTION_KINDS, Decay, Flag, FlagPolicy, Judgement, Progress, Run, RunKind, Severity, Verdict
+from triage.flags.books import CoveragePolicy, SourcePolicy
+from triage.flags.persistence import Clear, FlagThreshold, Raise
+from triage.flags.prior import Lattices
+from triage.flags.serial import HitRatePolicy
+from triage.flags.settings import FlagsSettings, PriorShift
+from triage.flags.watch import Watch, lattices_of
+
+
+def policies_for(run: Run, settings: FlagsSettings) -> list[FlagPolicy]:
+    """Fresh policies for one run, as its kind demands.
+
+    A grid has none on diffraction: most of it misses the crystal, and its map is what is looked at. A serial run's
+    `non_diffraction` is a fallen hit rate, its `multi_lattice` the share among hits, and it has no `decay`.
+    """
+    policies: list[FlagPolicy] = [SourcePolicy(run, settings.source), CoveragePolicy(run, settings.coverage), IcePolicy(run, settings.ice)]
+    match run.kind:
+        case RunKind.GRID:
+            return policies
+        case RunKind.SERIAL:
+            hits = MultiLatticePolicy(run, settings.serial.multi_lattice, settings.prior, frames="hits")
+            return [*policies, hits, HitRatePolicy(run, settings)]
+        case _:
+            return [
+                *policies,
+                MultiLatticePolicy(run, settings.multi_lattice, settings.prior),
+                NonDiffractionPolicy(run, settings.non_diffraction, settings.prior),
+                DecayPolicy(run, settings.decay),
+            ]
+
+
+class MultiLatticePolicy:
+    """`multi_lattice`: two or more lattices in the frames that diffract; the others count neither way."""
+
+    def __init__(self, run: Run, threshold: FlagThreshold, prior: PriorShift | None = None, frames: str = "diffracting frames") -> None:
+        self._watch = Watch(run.id, "multi_lattice", threshold, Severity.WARNING)
+        self._prior, self._frames = prior, frames
+
+    def update(self, verdict: Verdict, progress: Progress) -> Iterable[Flag]:  # noqa: ARG002  the seam's signature
+        """A flag where this frame decides one."""
+        if verdict.judgement is None:
+            return []
+        lattices: Lattices = lattices_of(verdict.judgement, self._prior)
+        if lattices[0] >= 0.5:
+            return []
+        return self._watch.update(verdict.frame, lattices[2] + lattices[3], self._why, self._why_not)
+
+    def _why(self, found: Raise) -> str:
+        return (
+            f"Two or more lattices in {found.above} of the last {found.of} {self._frames} (since frame {found.first_frame}, "
+            f"median probability {found.probability:.2f}); re-centre or shrink the beam, or expect mixed indexing."
+        )
+
+    def _why_not(self, found: Clear) -> str:
+        return (
+            f"A single lattice in {found.below} of the last {found.of} {self._frames} (median probability of more {found.probability:.2f})."
+        )
+
+
+_NOTHING_BUT = {
+    "blank": "nothing is seen: the crystal has left the beam, or the beam or shutter is off",
+    "ice": "only ice is seen: the sample has left the beam, or has melted away",
+    "salt": "only salt is seen: re-centre on the sample, or take another",
+    "artefact": "only artefacts are seen: check the detector and what stands in the beam",
+}
+
+
+class NonDiffractionPolicy:
+    """`non_diffraction`: no sample lattice is visible, in a run on one crystal."""
+
+    def __init__(self, run: Run, threshold: FlagThreshold, prior: PriorShift | None = None) -> None:
+        self._watch = Watch(run.id, "non_diffraction", threshold, Severity.CRITICAL)
+        self._prior = prior
+
+    def update(self, verdict: Verdict, progress: Progress) -> Iterable[Flag]:  # noqa: ARG002
+        """A flag where this frame decides one."""
+        judgement = verdict.judgement
+        if judgement is None:
+            return []
+        return self._watch.update(
+            verdict.frame, lattices_of(judgement, self._prior)[0], lambda found: self._why(found, judgement), self._why_not
+        )
+
+    def _why(self, found: Raise, judgement: Judgement) -> str:
+        share, kind = max(zip(judgement.non_diffraction_kind, NON_DIFFRACTION_KINDS, strict=True))
+        what = _NOTHING_BUT[kind] if share >= 0.5 else "re-centre the crystal, or check beam and shutter"
+        return (
+            f"No diffraction in {found.above} of the last {found.of} frames (since frame {found.first_frame}, "
+            f"median probability {found.probability:.2f}); {what}."
+        )
+
+    def _why_not(self, found: Clear) -> str:
+        return f"Diffraction again in {found.below} of the last {found.of} frames (median probability of none {found.probability:.2f})."
+
+
+class IcePolicy:
+    """`ice`: ice rings, with or without the sample's diffraction."""
+
+    def __init__(self, run: Run, threshold: FlagThreshold) -> None:
+        self._watch = Watch(run.id, "ice", threshold, Severity.WARNING)
+
+    def update(self, verdict: Verdict, progress: Progress) -> Iterable[Flag]:  # noqa: ARG002
+        """A flag where this frame decides one."""
+        if verdict.judgement is None:
+            return []
+        return self._watch.update(verdict.frame, verdict.judgement.ice_rings, self._why, self._why_not)
+
+    def _why(self, found: Raise) -> str:
+        return (
+            f"Ice rings in {found.above} of the last {found.of} frames (since frame {found.first_frame}, "
+            f"median probability {found.probability:.2f}); check the cryostream, wash the sample, or leave the rings out when processing."
+        )
+
+    def _why_not(self, found: Clear) -> str:
+        return f"No ice rings in {found.below} of the last {found.of} frames (median probability {found.probability:.2f})."
+
+
+class DecayPolicy:
+    """`decay`: B has grown since the run's own reference frames; frames without a decay judgement count neither way."""
+
+    def __init__(self, run: Run, threshold: FlagThreshold) -> None:
+        self._watch = Watch(run.id, "decay", threshold, Severity.CRITICAL)
+
+    def update(self, verdict: Verdict, progress: Progress) -> Iterable[Flag]:  # noqa: ARG002
+        """A flag where this frame decides one."""
+        decay = verdict.decay
+        if decay is None:
+            return []
+        return self._watch.update(verdict.frame, decay.probability, lambda found: self._why(found, decay), self._why_not)
+
+    def _why(self, found: Raise, decay: Decay) -> str:
+        first, last = decay.reference_frames
+        return (
+            f"Radiation damage in {found.above} of the last {found.of} frames (since frame {found.first_frame}): B has grown by "
+            f"{decay.delta_B_A2:.1f} +- {decay.delta_B_sigma:.1f} A^2 and the scale is {decay.scale:.2f} of that of frames {first}-{last}; "
+            "attenuate, move to a fresh part of the crystal, or stop here."
+        )
+
+    def _why_not(self, found: Clear) -> str:
+        return f"No growth of B in {found.below} of the last {found.of} frames (median probability {found.probability:.2f})."
