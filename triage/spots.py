@@ -57,6 +57,7 @@ class DispersionFinder:
             np.float32(header.offset),
             np.float32(1.0 / header.counts_per_photon),
             np.array([self.candidate_sigma, self.grow_sigma, self.spot_z, self.min_pixels, self.max_pixels], dtype=np.float32),
+            _noise(converted, mask, low, high, np.float32(header.offset), np.float32(1.0 / header.counts_per_photon)),
             _tile_edges(converted.shape[0]),
             _tile_edges(converted.shape[1]),
         )
@@ -140,17 +141,61 @@ def _tile_background(number, total):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _strong_above(background, sigmas):  # type: ignore[no-untyped-def]
-    """Photons that a pixel must exceed to be a candidate."""
-    b = max(background, np.float32(0))
-    return background + sigmas * np.sqrt(b) + np.float32(2.0)
+def _noise(pixels, mask, low, high, offset, scale):  # type: ignore[no-untyped-def]
+    """How much noisier than photon counting the frame is: (k, r2) of variance = k * mean + r2, in photons; (1, 0) for a counter.
+
+    Integrating detectors (CCD, JUNGFRAU in units of energy) have read noise and an unknown gain. The dispersion (variance over mean) is
+    taken in every few tiles; the lower quartile keeps spots out, also where they crowd.
+    """
+    n_slow, n_fast = pixels.shape
+    masked = mask.size > 1
+    step = max(1, int(np.sqrt(n_slow * n_fast / (_TILE * _TILE * 400.0))))
+    means = np.empty(4096, dtype=np.float32)
+    variances = np.empty(4096, dtype=np.float32)
+    n = 0
+    for tile_slow in range(0, n_slow // _TILE, step):
+        for tile_fast in range(0, n_fast // _TILE, step):
+            total, square, number = 0.0, 0.0, 0
+            for r in range(tile_slow * _TILE, (tile_slow + 1) * _TILE):
+                for c in range(tile_fast * _TILE, (tile_fast + 1) * _TILE):
+                    value = pixels[r, c]
+                    if value >= low and value <= high and not (masked and mask[r, c]):
+                        photons = (np.float64(value) - offset) * scale
+                        total += photons
+                        square += photons * photons
+                        number += 1
+            if number > 100 and n < 4096:
+                mean = total / number
+                means[n] = mean
+                variances[n] = (square / number - mean * mean) * number / (number - 1)
+                n += 1
+    result = np.array([1.0, 0.0], dtype=np.float32)
+    if n < 20:
+        return result
+    order = np.argsort(means[:n])
+    dark, bright = order[: n // 2], order[n // 2 :]
+    excess = np.percentile(variances[dark] - means[dark], 25)
+    if excess > 0.5:
+        result[1] = excess
+    above = np.maximum(means[bright], np.float32(0.05))
+    k = np.percentile((variances[bright] - result[1]) / above, 25)
+    if k > 1.5:
+        result[0] = k
+    return result
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _member_above(background, sigmas):  # type: ignore[no-untyped-def]
+def _strong_above(background, sigmas, noise):  # type: ignore[no-untyped-def]
+    """Photons that a pixel must exceed to be a candidate."""
+    variance = noise[0] * max(background, np.float32(0)) + noise[1]
+    return background + sigmas * np.sqrt(variance) + np.float32(2.0) * noise[0]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _member_above(background, sigmas, noise):  # type: ignore[no-untyped-def]
     """Photons that a pixel must exceed to belong to a spot."""
-    b = max(background, np.float32(0))
-    return background + sigmas * np.sqrt(b) + np.float32(0.6)
+    variance = noise[0] * max(background, np.float32(0)) + noise[1]
+    return background + sigmas * np.sqrt(variance) + np.float32(0.6) * noise[0]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -185,7 +230,7 @@ def _has_company(pixels, row, column, raw, high):  # type: ignore[no-untyped-def
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _candidates(pixels, mask, low, high, offset, scale, background, largest, settings, state):  # type: ignore[no-untyped-def]
+def _candidates(pixels, mask, low, high, offset, scale, background, largest, settings, noise, state):  # type: ignore[no-untyped-def]
     """Positions of pixels that stand out of their tile and are not alone; marks all that stand out 1 in `state`."""
     n_slow, n_fast = pixels.shape
     masked = mask.size > 1
@@ -194,10 +239,10 @@ def _candidates(pixels, mask, low, high, offset, scale, background, largest, set
     for tile_slow in range(background.shape[0]):
         for tile_fast in range(background.shape[1]):
             photons = (background[tile_slow, tile_fast] - offset) * scale
-            raw = _strong_above(photons, settings[0]) / scale + offset
+            raw = _strong_above(photons, settings[0], noise) / scale + offset
             if largest[tile_slow, tile_fast] <= raw:
                 continue
-            company = _member_above(photons, settings[1]) / scale + offset if settings[3] > 1 else np.float32(-3e38)
+            company = _member_above(photons, settings[1], noise) / scale + offset if settings[3] > 1 else np.float32(-3e38)
             first, last = tile_fast * _TILE, min(n_fast, (tile_fast + 1) * _TILE)
             for r in range(tile_slow * _TILE, min(n_slow, (tile_slow + 1) * _TILE)):
                 line = pixels[r]
@@ -244,14 +289,14 @@ def _grow(pixels, mask, state, seed_row, seed_column, level, low, high, offset, 
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _find(pixels, mask, low, high, offset, scale, settings, slow_edges, fast_edges):  # type: ignore[no-untyped-def]
+def _find(pixels, mask, low, high, offset, scale, settings, noise, slow_edges, fast_edges):  # type: ignore[no-untyped-def]
     """Rows of (slow, fast, intensity, sigma, background, peak, n_pixels), in photons and pixels."""
     candidate_sigma, grow_sigma, spot_z = settings[0], settings[1], settings[2]
     min_pixels, max_pixels = int(settings[3]), int(settings[4])
     number, total, largest = binned_statistics(pixels, mask, low, high, slow_edges, fast_edges)
     background = _tile_background(number, total)
     state = np.zeros(pixels.shape, dtype=np.uint8)
-    candidates = _candidates(pixels, mask, low, high, offset, scale, background, largest, settings, state)
+    candidates = _candidates(pixels, mask, low, high, offset, scale, background, largest, settings, noise, state)
     table = np.empty((_MAX_SPOTS, 7), dtype=np.float32)
     stack = np.empty((max_pixels, 2), dtype=np.int32)
     n_spots = 0
@@ -263,9 +308,9 @@ def _find(pixels, mask, low, high, offset, scale, settings, slow_edges, fast_edg
         if n_local < 20:
             continue
         value = (np.float32(pixels[row, column]) - offset) * scale
-        if value <= _strong_above(local, candidate_sigma):
+        if value <= _strong_above(local, candidate_sigma, noise):
             continue
-        n = _grow(pixels, mask, state, row, column, _member_above(local, grow_sigma), low, high, offset, scale, stack)
+        n = _grow(pixels, mask, state, row, column, _member_above(local, grow_sigma, noise), low, high, offset, scale, stack)
         if n < min_pixels or n > max_pixels:
             continue
         summed, peak, at_slow, at_fast, weight = np.float32(0), np.float32(0), np.float32(0), np.float32(0), np.float32(0)
@@ -278,7 +323,9 @@ def _find(pixels, mask, low, high, offset, scale, settings, slow_edges, fast_edg
             at_fast += above * (stack[k, 1] + np.float32(0.5))
             weight += above
         expected = max(n * local, np.float32(0))
-        z = 2 * (np.sqrt(max(summed, np.float32(0)) + np.float32(0.375)) - np.sqrt(expected + np.float32(0.375)))
+        read = n * noise[1] / noise[0]  # generalised Anscombe: read noise adds to both, an unknown gain divides
+        top = np.sqrt(max(summed, np.float32(0)) / noise[0] + read + np.float32(0.375))
+        z = 2 * (top - np.sqrt(expected / noise[0] + read + np.float32(0.375)))
         # All but nothing outside the largest pixel: a zinger or a hot pixel with a neighbour lifted by chance.
         if z < spot_z or weight <= 0 or (n < 4 and peak - local > 0.95 * weight and weight > 40):
             continue
@@ -286,7 +333,7 @@ def _find(pixels, mask, low, high, offset, scale, settings, slow_edges, fast_edg
             break
         table[n_spots, 0], table[n_spots, 1] = at_slow / weight, at_fast / weight
         table[n_spots, 2] = summed - n * local
-        table[n_spots, 3] = np.sqrt(max(summed, np.float32(1)) + n * n * max(local, np.float32(0)) / n_local)
+        table[n_spots, 3] = np.sqrt(noise[0] * (max(summed, np.float32(1)) + n * n * max(local, np.float32(0)) / n_local) + n * noise[1])
         table[n_spots, 4], table[n_spots, 5], table[n_spots, 6] = local, peak, n
         n_spots += 1
     return table[:n_spots].copy()

@@ -1,0 +1,146 @@
+"""Smooth scattering: air, water, plastic, powder rings, and the shadows across it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from training.simulate.detectors import DETECTORS
+from training.simulate.scene import Background, Powder, Scene
+from triage.geometry import Geometry
+
+_STEP = 8  # the resolution map is computed on every eighth pixel and interpolated: errors under 0.05 px outside the beam stop
+_BINS = 4096
+_S_TOP = 1.6  # 1/A
+
+
+def resolution_map(geometry: Geometry) -> torch.Tensor:
+    """s = 1/d at every pixel's centre, (slow, fast), in 1/A."""
+    slow = np.arange(0, geometry.shape_px[0] + _STEP, _STEP, dtype=float)
+    fast = np.arange(0, geometry.shape_px[1] + _STEP, _STEP, dtype=float)
+    coarse = geometry.inverse_d_per_A(np.stack(np.meshgrid(slow, fast, indexing="ij"), axis=-1) + 0.5)
+    fine = _interpolated(torch.as_tensor(coarse, dtype=torch.float32), ((len(slow) - 1) * _STEP + 1, (len(fast) - 1) * _STEP + 1))
+    return fine[: geometry.shape_px[0], : geometry.shape_px[1]].contiguous()
+
+
+def _interpolated(coarse: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    return torch.nn.functional.interpolate(coarse[None, None], size=shape, mode="bilinear", align_corners=True)[0, 0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Smooth:
+    """Expected photons without spots, and how well its powder rings can be seen."""
+
+    expected: torch.Tensor
+    """(slow, fast) photons, shadows included."""
+    ice_seen: bool
+    powder_seen: bool
+
+
+RING_CONTRAST = 0.12
+"""A ring counts as present when it stands out of what lies beneath by this much, and by ten standard deviations of the counts."""
+
+
+def rate(scene: Scene, s_map: torch.Tensor, shade: torch.Tensor, generator: torch.Generator) -> Smooth:
+    """Expected background photons at every pixel. `shade` is what the shadows let through, 0 to 1."""
+    s = torch.linspace(0.0, _S_TOP, _BINS)
+    index = (s_map * (_BINS / _S_TOP)).to(torch.int64).clamp_(max=_BINS - 1)
+    expected = _smooth(scene.background, s)[index]
+    if scene.background.unevenness:
+        expected *= torch.exp(scene.background.unevenness * _texture(s_map.shape, 5, generator))
+    if scene.artefacts.jet_streak:
+        expected += scene.artefacts.jet_streak * scene.background.level * _streak(scene, generator)
+    expected *= shade
+    if scene.background.flat_field:
+        expected *= 1.0 + scene.background.flat_field * _flat_field(scene.detector)
+    closed = 1e-4 if scene.artefacts.shutter_closed else 1.0
+    seen = []
+    for powder in (scene.ice, scene.powder):
+        if powder is None:
+            seen.append(False)
+            continue
+        profile = _rings(powder, scene.background.level, s)
+        rings = profile[index] * _broken(powder, s_map.shape, generator) * shade
+        seen.append(_stands_out(rings * closed, expected * closed, (profile > 0.3 * profile.max())[index]))
+        expected += rings
+    return Smooth(expected=(expected * closed).clamp_(min=0.0), ice_seen=seen[0], powder_seen=seen[1])
+
+
+def _stands_out(rings: torch.Tensor, beneath: torch.Tensor, where: torch.Tensor) -> bool:
+    ring, under = float(rings[where].sum()), float(beneath[where].sum())
+    return ring > RING_CONTRAST * under and ring > 10.0 * (ring + under) ** 0.5
+
+
+@lru_cache(maxsize=32)
+def _flat_field(detector: str) -> torch.Tensor:
+    """Each pixel's response, mean zero and unit variance: a property of the detector, the same in every frame."""
+    generator = torch.Generator().manual_seed(sum(detector.encode()))
+    return torch.randn(DETECTORS[detector][0].shape_px, generator=generator)
+
+
+def _smooth(background: Background, s: torch.Tensor) -> torch.Tensor:
+    """Radial profile: air falls with s; water has its ring at 3.3 A and a shoulder at 2.1 A; plastic (loops, oil) near 4.8 A."""
+    air = torch.exp(-s / 0.1)
+    water = torch.exp(-0.5 * ((s - 0.305) / 0.06) ** 2) + 0.35 * torch.exp(-0.5 * ((s - 0.47) / 0.08) ** 2) + 0.12
+    plastic = torch.exp(-0.5 * ((s - 0.207) / 0.018) ** 2) + 0.3 * torch.exp(-0.5 * ((s - 0.12) / 0.02) ** 2)
+    profile = background.air * air + background.water * water + background.plastic * plastic + background.constant
+    # Falls off with the polarisation-averaged Thomson factor and obliquity, roughly, towards high angles.
+    return background.level * profile / profile[s > 0.05].max() * torch.exp(-1.2 * s * s)
+
+
+def _rings(powder: Powder, level: float, s: torch.Tensor) -> torch.Tensor:
+    total = torch.zeros_like(s)
+    for centre, strength in zip(powder.rings_per_A, powder.strengths, strict=True):
+        total += strength * torch.exp(-0.5 * ((s / centre - 1.0) / powder.width) ** 2)
+    return total * level
+
+
+def _broken(powder: Powder, shape: torch.Size, generator: torch.Generator) -> torch.Tensor | float:
+    """Texture along the rings, mean one."""
+    if not powder.texture:
+        return 1.0
+    field = torch.exp(powder.texture * _texture(shape, 28, generator))
+    return field / field.mean()
+
+
+def _texture(shape: torch.Size, nodes: int, generator: torch.Generator) -> torch.Tensor:
+    """Smooth Gaussian noise of unit variance at the nodes."""
+    return _interpolated(torch.randn(nodes, nodes, generator=generator), (shape[0], shape[1]))
+
+
+def _streak(scene: Scene, generator: torch.Generator) -> torch.Tensor:
+    """A liquid jet's streak through the beam centre, peak one."""
+    slow, fast = _offsets(scene)
+    angle = float(torch.rand(1, generator=generator)) * 0.3 + (np.pi / 2 if torch.rand(1, generator=generator) < 0.5 else 0.0)
+    across = slow * np.cos(angle) - fast * np.sin(angle)
+    along = slow * np.sin(angle) + fast * np.cos(angle)
+    short = min(s_max for s_max in (slow.shape[0], fast.shape[1]))
+    width = short * (0.003 + 0.01 * float(torch.rand(1, generator=generator)))
+    return torch.exp(-0.5 * (across / width) ** 2 - along.abs() / (0.25 * short))
+
+
+def _offsets(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = scene.detector_model().shape_px
+    slow = torch.arange(shape[0], dtype=torch.float32)[:, None] + 0.5 - scene.beam_px[0]
+    fast = torch.arange(shape[1], dtype=torch.float32)[None, :] + 0.5 - scene.beam_px[1]
+    return slow, fast
+
+
+def transmission(scene: Scene) -> torch.Tensor:
+    """What the shadows leave, 0 to 1, (slow, fast): beam stop, its arm, the collimator."""
+    slow, fast = _offsets(scene)
+    radius2 = slow**2 + fast**2
+    shadows = scene.shadows
+    # The stop's edge is soft over a few pixels (penumbra).
+    left = torch.sigmoid((radius2 - shadows.stop_px**2) / (2.0 * max(shadows.stop_px, 1.0) * 1.5))
+    if shadows.arm_px:
+        angle = np.deg2rad(shadows.arm_deg)
+        along = slow * np.sin(angle) + fast * np.cos(angle)
+        across = slow * np.cos(angle) - fast * np.sin(angle)
+        left = torch.where((across.abs() < shadows.arm_px) & (along > 0), left * 0.12, left)
+    if shadows.collimator_px:
+        left = left * torch.where(radius2 > shadows.collimator_px**2, 0.05, 1.0)
+    return left

@@ -1,0 +1,363 @@
+"""Parameters to counts and labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from training.simulate.background import rate, resolution_map, transmission
+from training.simulate.detectors import gap_mask
+from training.simulate.diffraction import Reflections, reflections
+from training.simulate.scene import Powder, Scene
+from triage.core import Run, RunHeader, RunKind
+from triage.geometry import Geometry, StatedGeometry
+
+VISIBLE_I_OVER_SIGMA = 5.0
+MIN_SPOTS = 8
+"""A lattice counts when this many of its spots are visible, and as many stand apart from every stronger lattice's (contract, section 7)."""
+_FWHM = 2.355
+_MAX_HALF_WINDOW = 24
+_LEAST_PHOTONS = 0.4  # weaker ones are lost in any background, and there are thousands
+_MOST_SPOTS = 4000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatticeTruth:
+    """What can be seen of one lattice."""
+
+    visible_spots: int
+    separable_spots: int
+    intensity_ratio: float
+    """Summed photons of its visible spots' range over the strongest lattice's, by construction of the scene."""
+    separation_deg: float
+    """Rotation from the strongest lattice's orientation."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts as a lattice of the label."""
+        return self.visible_spots >= MIN_SPOTS and self.separable_spots >= MIN_SPOTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """The truth of one frame, in the terms of the label store."""
+
+    n_lattices: int
+    non_diffraction_kind: str | None
+    """Of a frame without a lattice; else None."""
+    ice_rings: bool
+    d_min_A: float | None
+    """95th percentile of 1/d of the visible sample spots; None where there are fewer than 8."""
+    lattices: tuple[LatticeTruth, ...]
+    visible_spots: int
+    """Of the strongest lattice."""
+    background: float
+    """Median expected photons a pixel."""
+    photons: float
+    """The scale used, per unit of relative intensity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rendered:
+    """One simulated frame."""
+
+    counts: npt.NDArray[np.generic]
+    """(slow, fast), in the detector's type."""
+    labels: Labels
+    run: Run
+
+
+def render(scene: Scene, *, index_in_run: int = 0) -> Rendered:
+    """The frame of a scene. The same scene gives the same frame on the same device."""
+    generator = torch.Generator().manual_seed(scene.seed + 7_919 * index_in_run)
+    detector, geometry = scene.detector_model(), scene.geometry()
+    shade = transmission(scene) * ~torch.from_numpy(gap_mask(scene.detector))
+    smooth = rate(scene, resolution_map(geometry), shade, generator)
+    expected = smooth.expected
+    background = float(expected[::4, ::4][shade[::4, ::4] > 0].median())
+    noise2 = expected + detector.read_noise**2  # of one pixel without spots
+    groups, photons = _sample_spots(scene, geometry, noise2, shade)
+    others = _other_spots(scene, geometry, noise2, shade, photons, generator)
+    for group in others.values():
+        _paint(expected, group)
+    under = {name: _at(expected, group.positions_px) for name, group in others.items()}
+    seen = {"ice": smooth.ice_seen, "salt": smooth.powder_seen}
+    for name in ("ice", "salt"):
+        seen[name] |= name in others and int(_visible(others[name], under[name], shade).sum()) >= 2
+    truths = [_visible(group, _at(expected, group.positions_px) + detector.read_noise**2, shade) for group in groups]
+    for group in groups:
+        _paint(expected, group)
+    labels = _labels(scene, groups, truths, seen, background=background, photons=photons)
+    counts = torch.poisson(expected, generator=generator)
+    counts = _spoil(counts, scene, generator)
+    return Rendered(counts=_as_written(counts, scene, generator), labels=labels, run=run_of(scene))
+
+
+def run_of(scene: Scene, run_id: str = "simulated") -> Run:
+    """The Run a listener would make of this scene's header."""
+    detector, geometry = scene.detector_model(), scene.geometry()
+    mask = np.array(gap_mask(scene.detector)) if scene.gaps_masked else None
+    header = RunHeader(
+        source=run_id,
+        detector=detector.name,
+        shape_px=detector.shape_px,
+        stated=StatedGeometry(
+            wavelength_A=geometry.wavelength_A,
+            distance_mm=geometry.distance_mm,
+            pixel_mm=geometry.pixel_mm,
+            beam_px=geometry.beam_px,
+            fast_axis=geometry.fast_axis,
+            slow_axis=geometry.slow_axis,
+        ),
+        pixel_mask=mask,
+        negative_is_no_data=detector.negative_is_no_data,
+        offset=detector.offset,
+        omega_step_deg=scene.beam.rotation_deg,
+    )
+    kind = RunKind.ROTATION if scene.beam.rotation_deg else RunKind.STILLS
+    return Run(id=run_id, header=header, kind=kind, geometry=geometry, geometry_source="simulation", mask=mask, mask_source="simulation")
+
+
+def _sample_spots(scene: Scene, geometry: Geometry, noise2: torch.Tensor, shade: torch.Tensor) -> tuple[list[Reflections], float]:
+    """Spots of every sample lattice in photons, and the photons per unit of relative intensity."""
+    spread = scene.detector_model().spread_px
+    found = [reflections(lattice, scene.beam, geometry, scene.d_min_A, spread) for lattice in scene.lattices]
+    if not found:
+        return [], 0.0
+    photons = scene.photons
+    if photons is None:
+        photons = _photon_scale(found[0], noise2, shade, scene.visible_spots or 0)
+    return [_scaled(group, photons * _at(shade, group.positions_px)) for group in found], photons
+
+
+def _other_spots(
+    scene: Scene, geometry: Geometry, noise2: torch.Tensor, shade: torch.Tensor, photons: float, generator: torch.Generator
+) -> dict[str, Reflections]:
+    """Spots that are not of the sample at its wavelength, by what makes them: `harmonic`, `salt`, `ice`."""
+    spread, groups = scene.detector_model().spread_px, {}
+    if scene.harmonic and scene.lattices:
+        half = Geometry(
+            wavelength_A=geometry.wavelength_A / 2,
+            distance_mm=geometry.distance_mm,
+            pixel_mm=geometry.pixel_mm,
+            beam_px=geometry.beam_px,
+            shape_px=geometry.shape_px,
+            fast_axis=geometry.fast_axis,
+            slow_axis=geometry.slow_axis,
+        )
+        group = reflections(scene.lattices[0], scene.beam, half, scene.d_min_A, spread)
+        groups["harmonic"] = _scaled(group, photons * scene.harmonic * _at(shade, group.positions_px))
+    if scene.salt is not None:
+        group = reflections(scene.salt, scene.beam, geometry, 0.7, spread)
+        scale = _photon_scale(group, noise2, shade, scene.salt_spots)
+        groups["salt"] = _scaled(group, scale * _at(shade, group.positions_px))
+    for name, powder in (("ice", scene.ice), ("salt_powder", scene.powder)):
+        if powder is not None and powder.n_spots:
+            groups[name] = _powder_spots(powder, geometry, shade, generator)
+    return groups
+
+
+def _scaled(group: Reflections, factor: torch.Tensor | float) -> Reflections:
+    photons = group.photons * factor
+    keep = photons > _LEAST_PHOTONS
+    if int(keep.sum()) > _MOST_SPOTS:
+        keep = photons >= photons.topk(_MOST_SPOTS).values[-1]
+    return Reflections(
+        positions_px=group.positions_px[keep],
+        photons=photons[keep],
+        s_per_A=group.s_per_A[keep],
+        radial_px=group.radial_px[keep],
+        tangential_px=group.tangential_px[keep],
+        direction=group.direction[keep],
+    )
+
+
+def _at(image: torch.Tensor, positions_px: torch.Tensor) -> torch.Tensor:
+    """Values (n,) of an image at positions (n, 2)."""
+    index = positions_px.to(torch.int64)
+    return image[index[:, 0].clamp(0, image.shape[0] - 1), index[:, 1].clamp(0, image.shape[1] - 1)]
+
+
+def _area_px(group: Reflections) -> torch.Tensor:
+    """Area of the 2-sigma ellipse, pixels: what integration would sum over."""
+    return 4.0 * np.pi * group.radial_px * group.tangential_px
+
+
+def _photon_scale(group: Reflections, noise2: torch.Tensor, shade: torch.Tensor, wanted: int) -> float:
+    """Photons per relative intensity that make `wanted` spots visible, or nearly all where there are not so many."""
+    light = _at(shade, group.positions_px)
+    relative = group.photons * light
+    variance = _at(noise2, group.positions_px) * _area_px(group)
+    needed = 0.5 * (VISIBLE_I_OVER_SIGMA**2 + torch.sqrt(VISIBLE_I_OVER_SIGMA**4 + 4.0 * VISIBLE_I_OVER_SIGMA**2 * variance))
+    scale = (needed / relative)[relative > 0].sort().values
+    if len(scale) == 0:
+        return 1.0
+    return float(scale[min(max(wanted, 1), max(int(0.85 * len(scale)), 1)) - 1])
+
+
+def _powder_spots(powder: Powder, geometry: Geometry, shade: torch.Tensor, generator: torch.Generator) -> Reflections:
+    """Crystallites on the rings, sharper than the rings themselves."""
+    n = powder.n_spots
+    weights = torch.tensor(powder.strengths).clamp_min(1e-6)
+    ring = torch.multinomial(weights, n, replacement=True, generator=generator)
+    s = torch.tensor(powder.rings_per_A)[ring] * (1.0 + powder.width * torch.randn(n, generator=generator))
+    two_theta = 2.0 * torch.arcsin((s * geometry.wavelength_A / 2.0).clamp(max=0.9))
+    azimuth = 2.0 * np.pi * torch.rand(n, generator=generator)
+    rays = torch.stack([torch.sin(two_theta) * torch.cos(azimuth), torch.sin(two_theta) * torch.sin(azimuth), torch.cos(two_theta)], dim=1)
+    positions = torch.as_tensor(geometry.positions_px(rays.numpy()), dtype=torch.float32)
+    photons = -torch.log(torch.rand(n, generator=generator).clamp_min(1e-6)) * powder.spot_photons
+    wide = 0.6 + 1.2 * torch.rand(n, generator=generator)
+    offset = positions - torch.tensor(geometry.beam_px, dtype=torch.float32)
+    direction = offset / torch.linalg.norm(offset, dim=1, keepdim=True).clamp_min(1e-3)
+    inside = ((positions > 0) & (positions < torch.tensor(geometry.shape_px))).all(dim=1)
+    group = Reflections(
+        positions_px=positions[inside],
+        photons=photons[inside],
+        s_per_A=s[inside],
+        radial_px=wide[inside],
+        tangential_px=(wide * (1.0 + 3.0 * torch.rand(n, generator=generator)))[inside],
+        direction=direction[inside],
+    )
+    return _scaled(group, _at(shade, group.positions_px))
+
+
+def _paint(image: torch.Tensor, group: Reflections) -> None:
+    """Adds each spot as a Gaussian, sub-pixel true, in a window of at least 3.1 standard deviations."""
+    widest = torch.maximum(group.radial_px, group.tangential_px)
+    half = (2 * torch.ceil(1.55 * widest)).clamp(max=_MAX_HALF_WINDOW).to(torch.int64)  # even numbers only: fewer groups
+    for limit in sorted(set(half.tolist())):
+        _paint_window(image, group, half == limit, int(limit))
+
+
+def _paint_window(image: torch.Tensor, group: Reflections, chosen: torch.Tensor, half: int) -> None:
+    positions, direction = group.positions_px[chosen], group.direction[chosen]
+    step = torch.arange(-half, half + 1)
+    corner = positions.to(torch.int64)
+    slow = corner[:, 0, None] + step  # (n, w)
+    fast = corner[:, 1, None] + step
+    d_slow = slow + 0.5 - positions[:, 0, None]
+    d_fast = fast + 0.5 - positions[:, 1, None]
+    u = d_slow[:, :, None] * direction[:, 0, None, None] + d_fast[:, None, :] * direction[:, 1, None, None]  # (n, w, w)
+    v = d_fast[:, None, :] * direction[:, 0, None, None] - d_slow[:, :, None] * direction[:, 1, None, None]
+    radial, tangential = group.radial_px[chosen, None, None], group.tangential_px[chosen, None, None]
+    value = torch.exp(-0.5 * ((u / radial) ** 2 + (v / tangential) ** 2))
+    value *= (group.photons[chosen] / value.sum(dim=(1, 2)).clamp_min(1e-6))[:, None, None]
+    inside = ((slow >= 0) & (slow < image.shape[0]))[:, :, None] & ((fast >= 0) & (fast < image.shape[1]))[:, None, :]
+    index = (slow[:, :, None] * image.shape[1] + fast[:, None, :])[inside]
+    image.view(-1).index_add_(0, index, value[inside])
+
+
+def _visible(group: Reflections, under: torch.Tensor, shade: torch.Tensor) -> torch.Tensor:
+    """Which spots have I/sigma >= 5 over the photons per pixel that lie `under` them."""
+    sigma = torch.sqrt(group.photons + under.clamp_min(0.0) * _area_px(group))
+    return (group.photons >= VISIBLE_I_OVER_SIGMA * sigma) & (_at(shade, group.positions_px) > 0.05)
+
+
+def _labels(
+    scene: Scene, groups: list[Reflections], visible: list[torch.Tensor], seen: dict[str, bool], *, background: float, photons: float
+) -> Labels:
+    truths: list[LatticeTruth] = []
+    seen_s: list[torch.Tensor] = []
+    for k, (lattice, group, shown) in enumerate(zip(scene.lattices, groups, visible, strict=True)):
+        truth = LatticeTruth(
+            visible_spots=int(shown.sum()),
+            separable_spots=int(_apart(group, shown, groups[:k]).sum()),
+            intensity_ratio=lattice.scale,
+            separation_deg=_separation_deg(scene.lattices[0].orientation, lattice.orientation),
+        )
+        truths.append(truth)
+        if truth.counts:
+            seen_s.append(group.s_per_A[shown])
+    resolution = torch.cat(seen_s) if seen_s else torch.zeros(0)
+    return Labels(
+        n_lattices=len(seen_s),
+        non_diffraction_kind=None if seen_s else _non_diffraction_kind(scene, seen),
+        ice_rings=seen["ice"],
+        d_min_A=float(1.0 / torch.quantile(resolution, 0.95)) if len(resolution) >= MIN_SPOTS else None,
+        lattices=tuple(truths),
+        visible_spots=truths[0].visible_spots if truths else 0,
+        background=background,
+        photons=photons,
+    )
+
+
+def _apart(group: Reflections, shown: torch.Tensor, stronger: list[Reflections]) -> torch.Tensor:
+    """Which of the `shown` spots lie more than one FWHM, along their own axes, from every discernible spot of the stronger lattices."""
+    positions, direction = group.positions_px[shown], group.direction[shown]
+    radial, tangential = group.radial_px[shown, None], group.tangential_px[shown, None]
+    apart = torch.ones(len(positions), dtype=torch.bool)
+    for other in stronger:
+        delta = positions[:, None] - other.positions_px[None, other.photons > 4.0]  # (n, m, 2)
+        u = (delta[..., 0] * direction[:, :1] + delta[..., 1] * direction[:, 1:]) / radial
+        v = (delta[..., 1] * direction[:, :1] - delta[..., 0] * direction[:, 1:]) / tangential
+        apart &= ~((u * u + v * v) < _FWHM**2).any(dim=1)
+    return apart
+
+
+def _separation_deg(first: tuple[float, ...], second: tuple[float, ...]) -> float:
+    a, b = np.asarray(first).reshape(3, 3), np.asarray(second).reshape(3, 3)
+    return float(np.rad2deg(np.arccos(np.clip((np.trace(a.T @ b) - 1.0) / 2.0, -1.0, 1.0))))
+
+
+def _non_diffraction_kind(scene: Scene, seen: dict[str, bool]) -> str:
+    for kind in ("salt", "ice"):
+        if seen[kind]:
+            return kind
+    artefacts = scene.artefacts
+    marked = artefacts.zingers + artefacts.hot_pixels >= 3 or artefacts.hot_lines or artefacts.dead_module or artefacts.jet_streak >= 0.5
+    return "artefact" if marked else "blank"
+
+
+def _spoil(counts: torch.Tensor, scene: Scene, generator: torch.Generator) -> torch.Tensor:
+    """Zingers, hot pixels and lines, a dead module."""
+    artefacts, (n_slow, n_fast) = scene.artefacts, counts.shape
+
+    def integer(limit: int) -> int:
+        return int(torch.randint(limit, (1,), generator=generator))
+
+    for _ in range(artefacts.zingers):  # a cosmic ray: a short track of one to eight pixels
+        slow, fast = integer(n_slow - 10), integer(n_fast - 10)
+        angle, length = float(torch.rand(1, generator=generator)) * 2 * np.pi, 1 + integer(8)
+        charge = 20.0 * float(torch.exp(1.5 * torch.randn(1, generator=generator)))
+        for step in range(length):
+            at = (int(slow + abs(step * np.sin(angle))), int(fast + abs(step * np.cos(angle))))
+            counts[at] += charge * (0.5 + float(torch.rand(1, generator=generator)))
+    for _ in range(artefacts.hot_pixels):
+        counts[integer(n_slow), integer(n_fast)] += float(torch.exp(4.0 + 2.0 * torch.randn(1, generator=generator)))
+    for _ in range(artefacts.hot_lines):
+        extra = torch.poisson(torch.full((max(counts.shape),), 3.0 * scene.background.level + 2.0), generator=generator)
+        if integer(2):
+            counts[integer(n_slow), :] += extra[:n_fast]
+        else:
+            counts[:, integer(n_fast)] += extra[:n_slow]
+    if artefacts.dead_module:
+        module = scene.detector_model().module_px
+        slow = integer(max(1, n_slow // module[0])) * (module[0] + scene.detector_model().gap_px[0])
+        fast = integer(max(1, n_fast // module[1])) * (module[1] + scene.detector_model().gap_px[1])
+        counts[slow : slow + module[0] // 2, fast : fast + module[1] // 2] = 0.0
+    return counts
+
+
+def _as_written(counts: torch.Tensor, scene: Scene, generator: torch.Generator) -> npt.NDArray[np.generic]:
+    """Counts in the detector's type with its no-data values in the gaps."""
+    detector, gaps = scene.detector_model(), gap_mask(scene.detector)
+    if detector.read_noise:
+        counts = counts + detector.offset + detector.read_noise * torch.randn(counts.shape, generator=generator)
+    values = counts.numpy()
+    match detector.dtype:
+        case "float32":
+            values = values.astype(np.float32)
+            values[gaps] = np.nan
+            return values
+        case "int32":
+            written = values.clip(0, 2**20).astype(np.int32)
+            written[gaps] = -1
+            return written
+        case dtype:
+            top = np.iinfo(dtype).max
+            written = np.rint(values).astype(np.int64).clip(0, top - 3).astype(dtype)
+            written[gaps] = top
+            return written

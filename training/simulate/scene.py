@@ -1,0 +1,153 @@
+"""Everything that was rolled for one frame: parameters that can be written as JSON, and that make the same frame again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from training.simulate.crystal import Crystal
+from training.simulate.detectors import DETECTORS, Detector
+from training.simulate.diffraction import Beam, Lattice
+from triage.geometry import FAST_AXIS, SLOW_AXIS, Geometry, Vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Powder:
+    """Rings of one powder (ice or salt)."""
+
+    rings_per_A: tuple[float, ...]
+    """s = 1/d."""
+    strengths: tuple[float, ...]
+    """Peak over the local background's typical level."""
+    width: float
+    """Standard deviation as a fraction of s."""
+    texture: float = 0.0
+    """0: smooth; 1 and more: broken into arcs."""
+    n_spots: int = 0
+    """Single crystallites that stand out of the rings."""
+    spot_photons: float = 0.0
+    """Their mean intensity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Background:
+    """Scattering that is not Bragg's; relative weights of its parts, times `level`."""
+
+    level: float
+    """Photons a pixel where it is strongest."""
+    air: float
+    water: float
+    plastic: float
+    constant: float
+    unevenness: float
+    """Standard deviation of a smooth variation over the detector."""
+    flat_field: float = 0.0
+    """Standard deviation of each pixel's response."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadows:
+    """What stands between crystal and detector."""
+
+    stop_px: float
+    """Radius of the beam stop."""
+    arm_px: float = 0.0
+    """Half width of its arm; 0 for none."""
+    arm_deg: float = 0.0
+    collimator_px: float = 0.0
+    """Outside this radius the detector is dark; 0 for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artefacts:
+    """What looks like diffraction and is not."""
+
+    zingers: int = 0
+    hot_pixels: int = 0
+    hot_lines: int = 0
+    dead_module: bool = False
+    jet_streak: float = 0.0
+    """Peak over the background's level."""
+    shutter_closed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One frame's parameters."""
+
+    seed: int
+    """Of the photon noise and of textures."""
+    detector: str
+    wavelength_A: float
+    distance_mm: float
+    beam_px: tuple[float, float]
+    fast_axis: Vector = FAST_AXIS
+    slow_axis: Vector = SLOW_AXIS
+    beam: Beam
+    lattices: tuple[Lattice, ...] = ()
+    """Strongest first by `scale` (which is relative to the first)."""
+    salt: Lattice | None = None
+    """A salt crystal, of its own photons."""
+    harmonic: float = 0.0
+    """Share of half the wavelength in the beam's intensity."""
+    d_min_A: float = 1.5
+    visible_spots: int | None = None
+    """Sets the photon scale: this many spots of the first lattice have I/sigma >= 5 (or all there are). None: `photons` says."""
+    photons: float | None = None
+    """Photons per unit of relative intensity."""
+    salt_spots: int = 0
+    """Visible spots of the salt crystal."""
+    background: Background
+    ice: Powder | None = None
+    powder: Powder | None = None
+    shadows: Shadows
+    artefacts: Artefacts = Artefacts()
+    gaps_masked: bool = True
+    """Whether the frame comes with a pixel mask, or with no-data values alone."""
+    kind: str = ""
+    """What was meant when it was drawn: a stratum for reports, never a label."""
+
+    def detector_model(self) -> Detector:
+        """The detector's description."""
+        return DETECTORS[self.detector][0]
+
+    def geometry(self) -> Geometry:
+        """The frame's geometry."""
+        detector = self.detector_model()
+        return Geometry(
+            wavelength_A=self.wavelength_A,
+            distance_mm=self.distance_mm,
+            pixel_mm=(detector.pixel_mm, detector.pixel_mm),
+            beam_px=self.beam_px,
+            shape_px=detector.shape_px,
+            fast_axis=self.fast_axis,
+            slow_axis=self.slow_axis,
+        )
+
+    def to_json(self) -> str:
+        """All parameters as JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Scene:
+        """The scene written by `to_json`."""
+        value = json.loads(text)
+        value["beam"] = Beam(**_tuples(value["beam"]))
+        value["lattices"] = tuple(_lattice(x) for x in value["lattices"])
+        value["salt"] = _lattice(value["salt"]) if value["salt"] is not None else None
+        value["background"] = Background(**value["background"])
+        for name in ("ice", "powder"):
+            value[name] = Powder(**_tuples(value[name])) if value[name] is not None else None
+        value["shadows"] = Shadows(**value["shadows"])
+        value["artefacts"] = Artefacts(**value["artefacts"])
+        return cls(**_tuples(value))
+
+
+def _lattice(value: dict[str, Any]) -> Lattice:
+    return Lattice(**{**_tuples(value), "crystal": Crystal(**_tuples(value["crystal"]))})
+
+
+def _tuples(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
