@@ -1,0 +1,182 @@
+"""Every configuration file composes; whatever is wrong is refused in one line that names the key and the mend."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+import triage.compose
+from triage.buffer import Mode
+from triage.compose import compose_settings, conf_dir
+from triage.flags import FlagsSettings
+from triage.settings import ConfigError, DemoVerb, FilesSettings, ListenVerb, ReplayVerb, RunVerb, StreamSettings, Strict
+
+VERBS: dict[str, type[Strict]] = {"run": RunVerb, "listen": ListenVerb, "demo": DemoVerb, "replay": ReplayVerb}
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def refusal(verb: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        compose_settings(verb, overrides, VERBS[verb])
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_composes(verb: str) -> None:
+    compose_settings(verb, [], VERBS[verb])
+
+
+RUN_GROUPS = sorted(
+    (group.name, option.stem)
+    for group in conf_dir().iterdir()
+    if group.is_dir() and group.name in {"source", "model", "flags", "indexing", "sinks", "dashboard", "beamline"}
+    for option in group.glob("*.yaml")
+    if not (group.name == "flags" and option.stem != "default")  # parts of flags/default
+)
+
+
+@pytest.mark.parametrize(("group", "option"), RUN_GROUPS)
+def test_every_option_of_every_group_composes(group: str, option: str) -> None:
+    compose_settings("listen", [f"{group}={option}"], ListenVerb)
+
+
+def test_every_group_that_the_runtime_uses_has_options() -> None:
+    assert {group for group, _ in RUN_GROUPS} == {"source", "model", "flags", "indexing", "sinks", "dashboard", "beamline"}
+
+
+def test_defaults_are_those_the_documentation_promises() -> None:
+    run = compose_settings("run", [], RunVerb)
+    listen = compose_settings("listen", [], ListenVerb)
+    demo = compose_settings("demo", [], DemoVerb)
+    assert (run.mode, listen.mode) == (Mode.COMPLETE, Mode.LIVE)
+    assert (run.dashboard.enabled, listen.dashboard.enabled, demo.dashboard.enabled) == (False, True, True)
+    assert (demo.dashboard.host, demo.dashboard.port) == ("127.0.0.1", 8080)
+    assert isinstance(run.source, FilesSettings)
+    assert run.source.group == "series"
+    assert isinstance(listen.source, StreamSettings)
+    assert listen.source.kind == "dectris_stream2"
+
+
+def test_thresholds_in_conf_are_the_defaults_of_the_policies() -> None:
+    assert compose_settings("run", [], RunVerb).flags.settings() == FlagsSettings()
+
+
+def test_off_is_quoted_in_yaml() -> None:
+    for path in (REPOSITORY / "conf").glob("*.yaml"):
+        for entry in yaml.safe_load(path.read_text())["defaults"]:
+            assert entry == "_self_" or all(isinstance(option, str) for option in entry.values()), path
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("results/{run}.h5", "results/{run}.h5"),
+        ("'a b.h5'", "a b.h5"),
+        ("a=b,c.h5", "a=b,c.h5"),
+        ("/data/x[1]:(2).h5", "/data/x[1]:(2).h5"),
+        ("$HOME/${x}.h5", "$HOME/${x}.h5"),
+        ("-", "-"),
+        ("null", None),
+        ("", None),
+    ],
+)
+def test_text_is_taken_as_it_is(override: str, value: str | None) -> None:
+    settings = compose_settings("run", [f"sinks.hdf5.path={override}"], RunVerb)
+    assert settings.sinks.hdf5.path == value
+
+
+def test_overrides_reach_their_keys() -> None:
+    settings = compose_settings(
+        "listen",
+        [
+            "source=dectris_stream1",
+            "source.endpoint=tcp://eiger:9999",
+            "source.socket=sub",
+            "source.geometry.beam_px=[100.5,200]",
+            "source.geometry.distance_mm=150",
+            "flags.ice.raise_at=0.9",
+            "flags.ice.k=3",
+            "mode=complete",
+            "dashboard=off",
+            "indexing=off",
+            "model=/models/my net.onnx",
+            "run.kind=grid",
+            "sample=small_molecule",
+        ],
+        ListenVerb,
+    )
+    assert isinstance(settings.source, StreamSettings)
+    assert (settings.source.kind, settings.source.endpoint, settings.source.socket) == ("dectris_stream1", "tcp://eiger:9999", "sub")
+    assert settings.source.geometry.beam_px == (100.5, 200.0)
+    assert settings.source.geometry.distance_mm == 150
+    assert (settings.flags.ice.raise_at, settings.flags.ice.k, settings.flags.decay.k) == (0.9, 3, FlagsSettings().decay.k)
+    assert (settings.mode, settings.dashboard.enabled, settings.model.path) == (Mode.COMPLETE, False, "/models/my net.onnx")
+    assert settings.run.override == "grid"
+    assert settings.sample == "small_molecule"
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("flags.ice.raise_at=1.4", "flags.ice.raise_at: 1.4 is out of range, must be <= 1"),
+        ("flags.ice.rise_at=1", "flags.ice.rise_at: no such key; did you mean flags.ice.raise_at?"),
+        ("flgs.ice.k=2", "flgs.ice.k: no such key; did you mean flags.ice.k?"),
+        ("dashbord=off", "dashbord: no such key; did you mean dashboard?"),
+        ("+foo=1", "+foo: no such key"),
+        ("flags.ice.k=2.5", "flags.ice.k: 2.5 is not accepted, must be a whole number"),
+        ("flags.ice.k=0", "flags.ice.k: 0 is out of range, must be >= 1"),
+        ("flags.ice.k=12", "flags.ice: k = 12 and n = 10: set 1 <= k <= n"),
+        ("flags.ice.clear_at=0.95", "flags.ice: clear_at = 0.95 and raise_at = 0.8"),
+        ("flags.ice={k: 2, m: 3}", "flags.ice={k: 2, m: 3}: Key 'm'"),
+        ("flags.ice=off", "flags.ice: 'off'"),
+        ("flags.ice.raise_at=[", "flags.ice.raise_at: cannot read the value '['"),
+        ("mode=fast", "mode: 'fast' is not one of 'live', 'complete'"),
+        ("run.kind=movie", "run.kind: 'movie' is not one of 'auto', 'rotation'"),
+        ("model.device=tpu", "model.device: 'tpu' is not one of 'auto', 'cpu', 'cuda'"),
+        ("dashboard=maybe", "dashboard: 'maybe' is not one of off, on"),
+        ("dashboard.port=99999", "dashboard.port: 99999 is out of range, must be <= 65535"),
+        ("dashboard.port=http", "dashboard.port: 'http' is not accepted, must be a whole number"),
+        ("source=fils", "source: 'fils' is not one of dectris_stream1, dectris_stream2, files; did you mean files?"),
+        ("source.socket=push", "source.socket: 'push' is not one of 'pull', 'sub'"),
+        ("source.geometry.distance_mm=-3", "source.geometry.distance_mm: -3 is out of range, must be > 0"),
+        ("source.geometry.distance_mm=inf", "source.geometry.distance_mm: inf is not accepted, must be a finite number"),
+        ("source.geometry.beam_px=[1]", "source.geometry.beam_px: [1] is not accepted, must be two numbers [slow, fast]"),
+        ("source.geometry.beam_px=[1,2,3]", "source.geometry.beam_px: [1, 2, 3] is not accepted, must be two numbers"),
+        ("pipeline.judges=0", "pipeline.judges: 0 is out of range, must be >= 1"),
+        ("indexing=on", "indexing: only `off` works in this version"),
+        ("indexing.every=3", "indexing: only `off` works in this version"),
+        ("flags.multi_lattice.evidence=fused", "flags.multi_lattice.evidence: only `network` works in this version"),
+        ("flags.false_alarms_per_1000=2", "flags.false_alarms_per_1000: only null works in this version"),
+        ("model.prior.multi_lattice=0.1", "model.prior: only null works in this version"),
+        ("beamline=i03", "beamline: 'i03' is not one of default"),
+        ("=3", "'=3' is not an override: write key=value"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(override: str, line: str) -> None:
+    assert refusal("listen", override).startswith(line)
+
+
+def test_values_that_change_nothing_in_this_version_are_accepted() -> None:
+    plain = compose_settings("run", [], RunVerb)
+    overrides = ["indexing=off", "flags.multi_lattice.evidence=network", "flags.false_alarms_per_1000=null", "dashboard='off'"]
+    assert compose_settings("run", overrides, RunVerb) == plain
+
+
+def test_a_beamline_file_overrides_the_defaults_and_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(REPOSITORY / "conf", conf)
+    (conf / "beamline" / "i99.yaml").write_text(
+        "# @package _global_\nflags: {ice: {raise_at: 0.95}}\nsource: {endpoint: tcp://i99:31001}\n"
+    )
+    (conf / "beamline" / "bad.yaml").write_text("# @package _global_\nflags: {ice: {raise_at: 95}}\n")
+    monkeypatch.setattr(triage.compose, "conf_dir", lambda: conf)
+    settings = compose_settings("listen", ["beamline=i99", "flags.ice.k=3"], ListenVerb)
+    assert (settings.flags.ice.raise_at, settings.flags.ice.k) == (0.95, 3)
+    assert isinstance(settings.source, StreamSettings)
+    assert settings.source.endpoint == "tcp://i99:31001"
+    assert refusal("listen", "beamline=bad") == "flags.ice.raise_at: 95 is out of range, must be <= 1"

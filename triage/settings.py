@@ -1,0 +1,310 @@
+"""What may be configured: every key, its type and its range. Checked after composing; unknown keys are refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from triage.buffer import Mode
+from triage.core import RunKind, TriageError
+from triage.flags import FlagsSettings, FlagThreshold, SerialSettings, ThresholdError
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Pair = Annotated[tuple[Finite, Finite], Field(strict=False)]
+"""(slow, fast)"""
+PositivePair = Annotated[tuple[Positive, Positive], Field(strict=False)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class ConfigError(TriageError):
+    """The configuration cannot be used; the message names the key and the mend."""
+
+
+class Strict(BaseModel):
+    """No unknown keys, no silent conversion, no change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class GeometrySettings(Strict):
+    """What overrides the header's word; null leaves it."""
+
+    distance_mm: Positive | None
+    beam_px: Pair | None
+    """(slow, fast)"""
+    wavelength_A: Positive | None
+    pixel_mm: PositivePair | None
+    """(slow, fast)"""
+
+
+class FilesSettings(Strict):
+    """Frames from files."""
+
+    kind: Literal["files"]
+    paths: Annotated[list[str], Field(strict=False)]
+    """`triage run` and `replay` take them from the command line."""
+    group: Literal["series", "file"]
+    follow: bool
+    """Whether a file that is still being written is followed to its end."""
+    geometry: GeometrySettings
+    mask: str | None
+
+
+class StreamSettings(Strict):
+    """Frames from a detector's stream."""
+
+    kind: Literal["dectris_stream2", "dectris_stream1"]
+    endpoint: str
+    socket: Literal["pull", "sub"]
+    channel: str | None
+    end_timeout_s: Positive
+    """A series from which nothing comes for so long is over."""
+    geometry: GeometrySettings
+    mask: str | None
+
+
+class RunSettings(Strict):
+    """What the header may not tell."""
+
+    kind: Literal["auto", "rotation", "stills", "serial", "grid"]
+
+    @property
+    def override(self) -> RunKind | None:
+        """The kind that wins over the header's; None for `auto`."""
+        return None if self.kind == "auto" else RunKind(self.kind)
+
+
+class PriorSettings(Strict):
+    """Base rates the network's probabilities are used at; null keeps those recorded in the model."""
+
+    multi_lattice: None
+    non_diffraction: None
+
+
+class ModelSettings(Strict):
+    """Which network."""
+
+    path: str | None
+    """Null: the released one."""
+    device: Literal["auto", "cpu", "cuda"]
+    prior: PriorSettings
+
+
+class PipelineSettings(Strict):
+    """How wide the early lane is."""
+
+    judges: Annotated[int, Field(ge=1, le=256)] | None
+    """Threads; null: one for each core."""
+    buffer_frames: Annotated[int, Field(ge=2, le=10_000)]
+
+
+class ThresholdSettings(Strict):
+    """When a flag is raised, and when it is cleared."""
+
+    raise_at: Probability
+    clear_at: Probability
+    k: Annotated[int, Field(ge=1, le=100_000)]
+    n: Annotated[int, Field(ge=1, le=100_000)]
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        try:
+            self.threshold()
+        except ThresholdError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def threshold(self) -> FlagThreshold:
+        """As the policies want it."""
+        return FlagThreshold(raise_at=self.raise_at, clear_at=self.clear_at, k=self.k, n=self.n)
+
+
+class MultiLatticeSettings(ThresholdSettings):
+    """Of several lattices; `fused` evidence comes with indexing."""
+
+    evidence: Literal["network"]
+
+
+class SerialFlagsSettings(Strict):
+    """What the flags mean where every frame shows another crystal."""
+
+    multi_lattice: ThresholdSettings
+    fall_to: Annotated[float, Field(gt=0, lt=1)]
+    expected_hits: Annotated[float, Field(ge=1)]
+    largest_window: Annotated[int, Field(ge=10, le=1_000_000)]
+    prior: Annotated[float, Field(gt=0, lt=1)]
+
+
+class FlagGroups(Strict):
+    """Thresholds and persistence of every flag."""
+
+    false_alarms_per_1000: None
+    multi_lattice: MultiLatticeSettings
+    non_diffraction: ThresholdSettings
+    decay: ThresholdSettings
+    ice: ThresholdSettings
+    coverage: ThresholdSettings
+    source: ThresholdSettings
+    serial: SerialFlagsSettings
+
+    def settings(self) -> FlagsSettings:
+        """As the policies want them."""
+        serial = SerialSettings(
+            multi_lattice=self.serial.multi_lattice.threshold(),
+            fall_to=self.serial.fall_to,
+            expected_hits=self.serial.expected_hits,
+            largest_window=self.serial.largest_window,
+            prior=self.serial.prior,
+        )
+        return FlagsSettings(
+            multi_lattice=self.multi_lattice.threshold(),
+            non_diffraction=self.non_diffraction.threshold(),
+            decay=self.decay.threshold(),
+            ice=self.ice.threshold(),
+            coverage=self.coverage.threshold(),
+            source=self.source.threshold(),
+            serial=serial,
+        )
+
+
+class IndexingSettings(Strict):
+    """The slow lane; not built yet."""
+
+    enabled: Literal[False]
+
+
+class PathSettings(Strict):
+    """A sink's file; null: no such sink."""
+
+    path: str | None
+
+
+class SinksSettings(Strict):
+    """Where records go."""
+
+    jsonl: PathSettings
+    hdf5: PathSettings
+    good_frames: PathSettings
+
+
+class DashboardSettings(Strict):
+    """The live page."""
+
+    enabled: bool
+    host: str
+    port: Port
+
+
+class ReplaySettings(Strict):
+    """The detector in a box."""
+
+    protocol: Literal["stream1", "stream2"]
+    endpoint: str
+    rate_hz: Positive
+    loop: bool
+
+
+class DemoSettings(Strict):
+    """The demonstration."""
+
+    file: str | None
+    """Null: the demo run that comes with triage."""
+    frames: Annotated[int, Field(ge=1)] | None
+    """How many to send; null: over and over, until Ctrl-C."""
+    rate_hz: Positive
+
+
+class ReplayVerb(Strict):
+    """Everything `triage replay` may be told."""
+
+    source: FilesSettings
+    replay: ReplaySettings
+
+
+class RunVerb(Strict):
+    """Everything `triage run` may be told."""
+
+    source: FilesSettings
+    model: ModelSettings
+    flags: FlagGroups
+    indexing: IndexingSettings
+    sinks: SinksSettings
+    dashboard: DashboardSettings
+    mode: Annotated[Mode, Field(strict=False)]
+    run: RunSettings
+    sample: Literal["macromolecule", "small_molecule"]
+    pipeline: PipelineSettings
+
+
+class ListenVerb(RunVerb):
+    """Everything `triage listen` may be told."""
+
+    source: Annotated[FilesSettings | StreamSettings, Field(discriminator="kind")]  # type: ignore[assignment]
+
+
+class DemoVerb(ListenVerb):
+    """Everything `triage demo` may be told."""
+
+    demo: DemoSettings
+
+
+def problem_line(error: ValidationError, known: Sequence[str]) -> str:
+    """The first problem as one line that names the key and the mend; `known` are the keys that exist."""
+    problems = error.errors(include_url=False)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return _describe(problems[0], known) + more
+
+
+_RELATIONS = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "less_than": ("lt", "<"), "less_than_equal": ("le", "<=")}
+
+
+_WANTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "none_required": "null, in this version",
+    "model_type": "a mapping of keys",
+    "tuple_type": "two numbers [slow, fast]",
+    "too_long": "two numbers [slow, fast]",
+    "missing": "two numbers [slow, fast]",
+    "list_type": "a list",
+}
+
+
+def _describe(problem: ErrorDetails, known: Sequence[str]) -> str:
+    key = _key(problem, known)
+    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    shown = "null" if value is None else repr(value)
+    if kind == "extra_forbidden":
+        close = difflib.get_close_matches(key, [name for name in known if name != key], n=1)
+        return f"{key}: no such key" + (f"; did you mean {close[0]}?" if close else "")
+    if kind == "missing" and isinstance(problem["loc"][-1], str):
+        return f"{key}: missing; it has no default"
+    if kind in _RELATIONS:
+        name, relation = _RELATIONS[kind]
+        return f"{key}: {value} is out of range, must be {relation} {context[name]:g}"
+    if kind in ("literal_error", "enum"):
+        return f"{key}: {shown} is not one of {str(context['expected']).replace(' or ', ', ')}"
+    if kind == "value_error":
+        return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+    return f"{key}: {shown} is not accepted, must be {_WANTED.get(kind, problem['msg'].removeprefix('Input should be '))}"
+
+
+def _key(problem: ErrorDetails, known: Sequence[str]) -> str:
+    """The dotted key, without the union members and list positions that pydantic puts into it."""
+    key = ""
+    for part in problem["loc"]:
+        longer = f"{key}.{part}" if key else str(part)
+        last = part == problem["loc"][-1] and isinstance(part, str) and problem["type"] in ("extra_forbidden", "missing")
+        if longer in known or last:
+            key = longer
+    return key or ".".join(map(str, problem["loc"]))
