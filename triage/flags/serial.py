@@ -40,13 +40,17 @@ class HitRatePolicy:
         if self._hits_before < self._serial.expected_hits:
             return []
         rate = self._rate_before()
-        return self._watch.update(
+        flags = self._watch.update(
             verdict.frame,
             self._fallen(rate),
             lambda found: self._why(found, rate),
-            lambda found: self._why_not(found, rate),
+            self._why_not,
             lambda: self._onset(rate),
         )
+        if flags and not self._watch.standing:
+            self._window.clear()  # the empty frames of before must not raise it again
+            self._hits_now = 0
+        return flags
 
     def _slide(self) -> None:
         """Frames older than the window become part of the run's own rate."""
@@ -67,7 +71,9 @@ class HitRatePolicy:
         return min(max(math.ceil(self._serial.expected_hits * frames / hits), _SMALLEST_WINDOW), self._serial.largest_window)
 
     def _rate_before(self) -> float:
-        return min(max(self._hits_before / self._frames_before, 1e-6), 1 - 1e-3)
+        """The run's own rate, less its standard error: a lucky start is no standard."""
+        sure = self._hits_before - math.sqrt(self._hits_before)
+        return min(max(sure / self._frames_before, 1e-6), 1 - 1e-3)
 
     def _steps(self, rate: float) -> tuple[float, float]:
         """By how much a hit, and a miss, change the log odds of a fallen rate."""
@@ -92,13 +98,13 @@ class HitRatePolicy:
 
     def _why(self, found: Raise, rate: float) -> str:
         return (
-            f"The hit rate fell to {self._hits_now / len(self._window):.1%} of the last {len(self._window)} frames, from {rate:.1%} of the "
-            f"{self._frames_before} before (since frame {self._onset(rate)}, probability {found.probability:.2f}); "
+            f"The hit rate fell to {self._shares()} before (since frame {self._onset(rate)}, probability {found.probability:.2f}); "
             "check the jet or the chip, the beam and the sample reservoir."
         )
 
-    def _why_not(self, found: Clear, rate: float) -> str:
-        return (
-            f"The hit rate is back: {self._hits_now / len(self._window):.1%} of the last {len(self._window)} frames, {rate:.1%} before "
-            f"(probability of a fall {found.probability:.2f})."
-        )
+    def _why_not(self, found: Clear) -> str:
+        return f"The hit rate is rising again: {self._shares()} before (probability of a fall {found.probability:.2f})."
+
+    def _shares(self) -> str:
+        now, n_now, before = self._hits_now / len(self._window), len(self._window), self._hits_before / self._frames_before
+        return f"{now:.1%} of the last {n_now} frames, against {before:.1%} of the {self._frames_before}"

@@ -35,7 +35,7 @@ class SerialSettings:
     expected_hits: float = 20.0
     """The hit rate is taken over as many frames as would hold this many hits at the run's own rate."""
     largest_window: int = 2000
-    prior: float = 0.01
+    prior: float = 0.001
     """Probability that the hit rate has fallen, before looking."""
 
     def __post_init__(self) -> None:
