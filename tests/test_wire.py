@@ -67,6 +67,7 @@ starts2 = st.builds(
     countrate_correction_lookup_table=maybe(arrays(ndim=1)),
     detector_description=maybe(texts),
     detector_distance_m=maybe(numbers),
+    detector_orientation=maybe(st.tuples(*[numbers] * 6)),
     detector_serial_number=maybe(texts),
     detector_translation_m=maybe(vectors),
     error_value=maybe(st.integers(-(1 << 31), 1 << 31)),

@@ -39,6 +39,8 @@ class Start:
     detector_description: str | None = None
     detector_distance_m: float | None = None
     """Not a DECTRIS field; Jungfraujoch sends it."""
+    detector_orientation: tuple[float, ...] | None = None
+    """Not a stream2 field; that of stream v1: six numbers, the fast and slow axes in the NeXus (McStas) frame."""
     detector_serial_number: str | None = None
     detector_translation_m: tuple[float, ...] | None = None
     """Three numbers; the last is along the beam."""
@@ -101,6 +103,7 @@ def read(values: Mapping[Any, Any]) -> Start:
         beam_center_px=fields.pair("beam_center_y", "beam_center_x"),
         channels=_channels(fields),
         countrate_correction_lookup_table=_table(fields, "countrate_correction_lookup_table"),
+        detector_orientation=fields.vector("detector_orientation", 6),
         detector_translation_m=fields.vector("detector_translation", 3),
         error_value=error_value if type(error_value) is int and abs(error_value) < 1 << 63 else None,
         flatfield=_arrays(fields, "flatfield"),
@@ -128,6 +131,7 @@ def write(start: Start) -> dict[str, Any]:
         "beam_center_y": beam[0],
         "channels": list(start.channels) or None,
         "countrate_correction_lookup_table": None if table is None else cbor.write_table(table),
+        "detector_orientation": None if start.detector_orientation is None else list(start.detector_orientation),
         "detector_translation": None if start.detector_translation_m is None else list(start.detector_translation_m),
         "error_value": start.error_value,
         "flatfield": {k: cbor.write_image(v) for k, v in start.flatfield.items()} or None,
