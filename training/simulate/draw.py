@@ -157,7 +157,7 @@ def _draw_beam(rng: np.random.Generator, path_px: float) -> Beam:
 
 def _draw_background(rng: np.random.Generator) -> Background:
     return Background(
-        level=_log_uniform(rng, 0.02, 50.0),
+        level=_log_uniform(rng, 0.02, 50.0) if rng.random() < 0.94 else _log_uniform(rng, 50.0, 600.0),
         air=float(rng.exponential(0.6)),
         water=float(rng.uniform(0.2, 1.0)),
         plastic=float(rng.exponential(0.4)) if rng.random() < 0.35 else 0.0,

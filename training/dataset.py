@@ -1,0 +1,226 @@
+"""Simulated frames as network inputs with their labels, split by structure and detector.
+
+A shard is a pure function of (seed, split, number), so that any frame of any set can be made again. Shards hold what `Preprocess` makes,
+not pixels: the same bytes that serving makes of the same frame.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from training.simulate.crystal import Crystal, draw_crystal
+from training.simulate.detectors import DETECTORS
+from training.simulate.draw import draw_scene
+from training.simulate.render import Labels, Rendered, render
+from training.simulate.scene import Scene
+from triage.core import NON_DIFFRACTION_KINDS
+from triage.preprocess import Inputs, Preprocess
+from triage.spots import DispersionFinder
+
+LOG = logging.getLogger(__name__)
+
+SPLITS = {"train": (0, 4000), "validation": (1, 500), "test": (2, 800)}
+"""Each split's stream of random numbers and number of structures: no structure is in two splits."""
+HELD_OUT_DETECTORS = ("PILATUS3 2M", "JUNGFRAU 4M")
+"""Never trained or calibrated on; half of the test frames."""
+
+LABEL_FIELDS = (
+    ("n_lattices", "i1"),
+    ("kind", "i1"),
+    ("ice_rings", "i1"),
+    ("d_min_A", "f4"),
+    ("visible_spots", "i4"),
+    ("second_visible", "i4"),
+    ("second_separable", "i4"),
+    ("separation_deg", "f4"),
+    ("intensity_ratio", "f4"),
+    ("background", "f4"),
+    ("rotation_deg", "f4"),
+    ("detector", "U16"),
+    ("meant", "U16"),
+)
+LABEL_TYPE = np.dtype(list(LABEL_FIELDS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSpec:
+    """Which shard."""
+
+    folder: Path
+    seed: int
+    split: str
+    number: int
+    frames: int = 200
+    preprocess: Preprocess = Preprocess()
+
+    @property
+    def path(self) -> Path:
+        """Where its arrays lie, without the ending."""
+        return self.folder / f"{self.split}_{self.number:04d}"
+
+    @property
+    def is_done(self) -> bool:
+        """Labels are written last."""
+        return self.path.with_suffix(".labels.npy").exists()
+
+
+def structures(seed: int, split: str) -> tuple[Crystal, ...]:
+    """The crystals of a split."""
+    stream, number = SPLITS[split]
+    rng = np.random.default_rng([seed, stream])
+    return tuple(draw_crystal(rng) for _ in range(number))
+
+
+def scene_of(seed: int, split: str, index: int, crystals: tuple[Crystal, ...]) -> Scene:
+    """The scene of one frame of a split."""
+    rng = np.random.default_rng([seed, SPLITS[split][0], 1, index])
+    seen = tuple(name for name in DETECTORS if name not in HELD_OUT_DETECTORS)
+    detectors = HELD_OUT_DETECTORS if split == "test" and index % 2 else seen
+    return draw_scene(rng, crystals=crystals, detectors=detectors)
+
+
+def inputs_of(rendered: Rendered, preprocess: Preprocess) -> Inputs:
+    """What the network sees of a simulated frame: the runtime's own path."""
+    spots = DispersionFinder().find(rendered.counts, rendered.run)
+    return preprocess(rendered.counts, spots, rendered.run)
+
+
+def label_row(scene: Scene, labels: Labels) -> tuple[Any, ...]:
+    """One record of LABEL_TYPE. The second lattice is the strongest further one that counts, else the strongest further one."""
+    further = sorted(labels.lattices[1:], key=lambda truth: (not truth.counts, -truth.intensity_ratio))
+    second = further[0] if further else None
+    return (
+        labels.n_lattices,
+        NON_DIFFRACTION_KINDS.index(labels.non_diffraction_kind) if labels.non_diffraction_kind else -1,
+        labels.ice_rings,
+        labels.d_min_A if labels.d_min_A is not None else np.nan,
+        labels.visible_spots,
+        second.visible_spots if second else 0,
+        second.separable_spots if second else 0,
+        second.separation_deg if second else np.nan,
+        second.intensity_ratio if second else np.nan,
+        labels.background,
+        scene.beam.rotation_deg,
+        scene.detector,
+        scene.kind,
+    )
+
+
+def make_shard(spec: ShardSpec) -> Path:
+    """Simulates one shard, unless it is there already."""
+    if spec.is_done:
+        return spec.path
+    torch.set_num_threads(1)
+    crystals = structures(spec.seed, spec.split)
+    preprocess = spec.preprocess
+    images = np.empty((spec.frames, 5, preprocess.size, preprocess.size), dtype=np.uint8)
+    crops = np.empty((spec.frames, preprocess.n_crops, preprocess.crop_px, preprocess.crop_px), dtype=np.uint8)
+    features = np.empty((spec.frames, preprocess.n_features), dtype=np.float32)
+    labels = np.empty(spec.frames, dtype=LABEL_TYPE)
+    for k in range(spec.frames):
+        scene = scene_of(spec.seed, spec.split, spec.number * spec.frames + k, crystals)
+        rendered = render(scene)
+        inputs = inputs_of(rendered, preprocess)
+        images[k], crops[k], features[k] = inputs.image, inputs.crops, inputs.features
+        labels[k] = label_row(scene, rendered.labels)
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    for name, array in (("image", images), ("crops", crops), ("features", features), ("labels", labels)):
+        part = spec.path.with_suffix(f".{name}.part.npy")
+        np.save(part, array)
+        part.replace(spec.path.with_suffix(f".{name}.npy"))
+    return spec.path
+
+
+def make_shards(specs: Sequence[ShardSpec], processes: int) -> None:
+    """Simulates what is missing, in processes of its own; each finished shard survives an interruption."""
+    missing = [spec for spec in specs if not spec.is_done]
+    if not missing:
+        return
+    folder = missing[0].folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "preprocess.json").write_text(missing[0].preprocess.to_json())
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for done, future in enumerate(as_completed([pool.submit(make_shard, spec) for spec in missing]), start=1):
+            LOG.info("shard %s (%d of %d)", future.result().name, done, len(missing))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Arrays:
+    """All frames of a split, memory-mapped."""
+
+    images: list[npt.NDArray[np.uint8]]
+    crops: list[npt.NDArray[np.uint8]]
+    features: npt.NDArray[np.float32]
+    labels: npt.NDArray[Any]
+    shard_frames: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load(folder: Path, split: str) -> Arrays:
+    """Every finished shard of a split. Raises FileNotFoundError, with the mend, when there is none."""
+    names = sorted(folder.glob(f"{split}_*.labels.npy"))
+    if not names:
+        raise FileNotFoundError(f"{folder}: no simulated '{split}' shards; run `triage train` with data.frames set, or `triage simulate`")
+    stems = [name.name.removesuffix(".labels.npy") for name in names]
+    labels = [np.load(folder / f"{stem}.labels.npy") for stem in stems]
+    return Arrays(
+        images=[np.load(folder / f"{stem}.image.npy", mmap_mode="r") for stem in stems],
+        crops=[np.load(folder / f"{stem}.crops.npy", mmap_mode="r") for stem in stems],
+        features=np.concatenate([np.load(folder / f"{stem}.features.npy") for stem in stems]),
+        labels=np.concatenate(labels),
+        shard_frames=len(labels[0]),
+    )
+
+
+class FrameDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """Inputs and targets of a split, turned and mirrored at random when training: a detector has no preferred side."""
+
+    def __init__(self, arrays: Arrays, *, augment: bool) -> None:
+        self._arrays = arrays
+        self._augment = augment
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        arrays = self._arrays
+        shard, within = divmod(index, arrays.shard_frames)
+        image = torch.from_numpy(np.array(arrays.images[shard][within]))
+        crops = torch.from_numpy(np.array(arrays.crops[shard][within]))
+        if self._augment:
+            turns, mirror = int(torch.randint(4, (1,))), bool(torch.randint(2, (1,)))
+            image, crops = (torch.rot90(x, turns, (-2, -1)) for x in (image, crops))
+            if mirror:
+                image, crops = image.flip(-1), crops.flip(-1)
+        label = arrays.labels[index]
+        d_min = float(label["d_min_A"])
+        return {
+            "image": image.contiguous(),
+            "crops": crops.contiguous(),
+            "features": torch.from_numpy(arrays.features[index]),
+            "lattices": torch.tensor(min(int(label["n_lattices"]), 3)),
+            "kind": torch.tensor(int(label["kind"])),
+            "ice": torch.tensor(float(label["ice_rings"])),
+            "s_max": torch.tensor(1.0 / d_min if np.isfinite(d_min) else float("nan")),
+        }
+
+
+def provenance(folder: Path) -> dict[str, Any]:
+    """What made the shards of a folder."""
+    shards = {split: len(list(folder.glob(f"{split}_*.labels.npy"))) for split in SPLITS}
+    return {"preprocess": json.loads((folder / "preprocess.json").read_text()), "shards": shards, "held_out_detectors": HELD_OUT_DETECTORS}
