@@ -146,9 +146,7 @@ class SeriesTracker:
         self._open = current = _Open(series=opening.series, opening=opening, last_s=clock_s)
         if opening.header.shape_px is not None:
             events += self._start_run(current, opening.header)
-        mine = [w for w in self._waiting if w.exposure.series == opening.series]
-        self._waiting = deque(w for w in self._waiting if w.exposure.series != opening.series)
-        for waiting in mine:
+        for waiting in self._take_waiting(opening.series):
             events += self._expose(waiting.exposure, clock_s, waiting.arrived_s)
         return events
 
@@ -204,9 +202,8 @@ class SeriesTracker:
                 return self._finish(complete=True, reason=None)
             return self._finish(complete=False, reason=current.loss[1])
         self._silenced = None
-        for waiting in [w for w in self._waiting if w.exposure.series == closing.series]:
+        for waiting in self._take_waiting(closing.series):
             self._stray(waiting.exposure)
-        self._waiting = deque(w for w in self._waiting if w.exposure.series != closing.series)
         return self._flush() if current is None else []
 
     def _garbled(self, garbled: Garbled, clock_s: float) -> list[Event]:
@@ -222,7 +219,7 @@ class SeriesTracker:
         return [*events, Lost(run=current.run, what="failed", reason=garbled.reason, index=garbled.index)]
 
     def _give_up(self, waiting: _Waiting, clock_s: float) -> list[Event]:
-        """A frame's start did not come in time: its series becomes an unknown run, unless a known one is open."""
+        """A frame's start did not come in time: its series, as far as it waits, is an unknown run, unless a known one is open."""
         exposure, current = waiting.exposure, self._open
         events: list[Event] = []
         if current is not None and current.series != exposure.series:
@@ -234,9 +231,14 @@ class SeriesTracker:
         if current is None:
             current, events_of_run = self._open_unknown(exposure.series, clock_s, _missed(exposure.series))
             events += events_of_run
-        if current.run is not None:
-            events.append(self._frame(current, current.run, exposure, waiting.arrived_s))
+        for each in (waiting, *self._take_waiting(exposure.series)):
+            events += self._expose(each.exposure, clock_s, each.arrived_s)
         return events
+
+    def _take_waiting(self, series: int) -> list[_Waiting]:
+        mine = [w for w in self._waiting if w.exposure.series == series]
+        self._waiting = deque(w for w in self._waiting if w.exposure.series != series)
+        return mine
 
     def _open_unknown(self, series: int | None, clock_s: float, reason: str) -> tuple[_Open, list[Event]]:
         run = self._resolver.unknown(self._source, _run_name(series))

@@ -115,7 +115,9 @@ class StreamSource:
             (socket.bind if self._bind else socket.connect)(self._endpoint)
         except zmq.ZMQError as error:
             socket.close()
-            raise SourceError(f"{self._endpoint}: {error}; set source.endpoint to one like tcp://host:31001") from None
+            raise SourceError(
+                f"{self._endpoint}: {zmq.strerror(error.errno or 0)}; set source.endpoint to one like tcp://host:31001"
+            ) from None
         return socket
 
 

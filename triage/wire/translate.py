@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from triage.wire import stream1, stream2
@@ -40,6 +41,7 @@ def as_stream2(start: stream1.Start) -> stream2.Start:
     return stream2.Start(
         series_id=start.series,
         **values,
+        arm_date=_date(fields.text("data_collection_date")),
         beam_center_px=fields.pair("beam_center_y", "beam_center_x"),
         bit_depth_image=fields.count("bit_depth_image"),
         detector_orientation=fields.vector("detector_orientation", 6),
@@ -64,6 +66,7 @@ def as_stream1(start: stream2.Start) -> stream1.Start:
         "beam_center_x": beam[1],
         "beam_center_y": beam[0],
         "bit_depth_image": start.bit_depth_image,
+        "data_collection_date": start.arm_date and start.arm_date.isoformat(),
         "countrate_correction_count_cutoff": start.saturation_value,
         "detector_orientation": start.detector_orientation and list(start.detector_orientation),
         "detector_translation": start.detector_translation_m and list(start.detector_translation_m),
@@ -85,6 +88,13 @@ def as_stream1(start: stream2.Start) -> stream1.Start:
         pixel_mask=mask,
         appendix=start.user_data,
     )
+
+
+def _date(text: str | None) -> datetime | None:
+    try:
+        return None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def _images(fields: Fields) -> int | None:
