@@ -71,7 +71,8 @@ def compose_settings(config_name: str, arguments: Sequence[str], schema: type[T]
     overrides = [_parse(argument) for argument in arguments]
     folder = conf_dir()
     groups = {path.name: _options(path) for path in folder.iterdir() if path.is_dir()}
-    choices, values = [], []
+    choices: list[Override] = []
+    values: list[Override] = []
     for override in map(_sugar, overrides):
         _refuse_later_versions(override)
         (choices if override.key.lstrip("+~") in groups else values).append(override)

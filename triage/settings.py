@@ -185,12 +185,19 @@ class PathSettings(Strict):
     path: str | None
 
 
+class LogSettings(Strict):
+    """Flags and summaries as log lines on standard error."""
+
+    enabled: bool
+
+
 class SinksSettings(Strict):
     """Where records go."""
 
     jsonl: PathSettings
     hdf5: PathSettings
     good_frames: PathSettings
+    log: LogSettings
 
 
 class DashboardSettings(Strict):
@@ -206,7 +213,8 @@ class ReplaySettings(Strict):
 
     protocol: Literal["stream1", "stream2"]
     endpoint: str
-    rate_hz: Positive
+    rate_hz: Positive | None
+    """Null: as fast as the listener takes them."""
     loop: bool
 
 

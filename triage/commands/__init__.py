@@ -1,0 +1,1 @@
+"""The verbs of the command line; each joins the parts for one purpose."""
