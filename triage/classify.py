@@ -1,0 +1,114 @@
+"""The network at work: an ONNX file that carries its own preprocessing, judged by ONNX Runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from triage.core import NON_DIFFRACTION_KINDS, Judgement, Model, Pixels, Run, Spots, TriageError
+from triage.preprocess import Preprocess
+
+METADATA_KEY = "triage"
+"""Of the ONNX file's metadata: a JSON object with everything serving needs to know."""
+
+
+class ModelError(TriageError):
+    """A model file that cannot be used; the message names it and the mend."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelMetadata:
+    """What travels inside the ONNX file beside the weights."""
+
+    name: str
+    version: str
+    preprocess: Preprocess
+    base_rates: tuple[float, float, float, float]
+    """Shares of 0, 1, 2, 3-or-more lattices that the probabilities are calibrated at."""
+    provenance: dict[str, Any]
+    """Calibration, git revision, data, seeds."""
+
+    def to_json(self) -> str:
+        """As it is written into the file."""
+        return json.dumps(
+            {
+                "name": self.name,
+                "version": self.version,
+                "preprocess": json.loads(self.preprocess.to_json()),
+                "lattices": ["0", "1", "2", "3+"],
+                "non_diffraction_kinds": list(NON_DIFFRACTION_KINDS),
+                "base_rates": list(self.base_rates),
+                "provenance": self.provenance,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelMetadata:
+        """Raises ValueError or KeyError when something is absent or of another version."""
+        value = json.loads(text)
+        if tuple(value["non_diffraction_kinds"]) != NON_DIFFRACTION_KINDS:
+            raise ValueError(f"its kinds are {value['non_diffraction_kinds']}")
+        rates = [float(rate) for rate in value["base_rates"]]
+        if len(rates) != 4:
+            raise ValueError(f"it has {len(rates)} base rates, not 4")
+        return cls(
+            name=str(value["name"]),
+            version=str(value["version"]),
+            preprocess=Preprocess.from_json(json.dumps(value["preprocess"])),
+            base_rates=(rates[0], rates[1], rates[2], rates[3]),
+            provenance=dict(value["provenance"]),
+        )
+
+
+class OnnxClassifier:
+    """Judges frames with a released network; safe to call from several threads."""
+
+    def __init__(self, path: Path, device: str = "auto") -> None:
+        """Loads once. `device` is auto, cpu or cuda. Raises ModelError naming the file and the mend."""
+        if not path.is_file():
+            raise ModelError(f"{path}: no such model file; set model=PATH to an exported .onnx")
+        content = path.read_bytes()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1  # frames are judged in parallel, one thread each
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(content, options, providers=_providers(device))
+        except (ort.capi.onnxruntime_pybind11_state.Fail, ort.capi.onnxruntime_pybind11_state.InvalidProtobuf, RuntimeError) as error:
+            raise ModelError(f"{path}: not an ONNX model that this runtime can load ({str(error).splitlines()[0]})") from None
+        written = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if written is None:
+            raise ModelError(f"{path}: carries no preprocessing ({METADATA_KEY!r} metadata); export it with `triage export`")
+        try:
+            self.metadata = ModelMetadata.from_json(written)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{path}: its metadata do not fit this version ({error}); export the model again") from None
+        self.model = Model(name=self.metadata.name, version=self.metadata.version, sha256=hashlib.sha256(content).hexdigest())
+
+    def score(self, pixels: Pixels, spots: Spots, run: Run) -> Judgement:
+        """The network's judgement of one frame (slow, fast)."""
+        inputs = self.metadata.preprocess(pixels, spots, run)
+        feed = {"image": inputs.image[None], "crops": inputs.crops[None], "features": inputs.features[None]}
+        lattices, kind, ice, inverse_d = (np.asarray(x[0], dtype=np.float64) for x in self._session.run(None, feed))
+        counts, kinds = lattices / lattices.sum(), kind / kind.sum()  # float32 sums to one within 1e-7; here to 1e-16
+        return Judgement(
+            lattices=(float(counts[0]), float(counts[1]), float(counts[2]), float(counts[3])),
+            non_diffraction_kind=(float(kinds[0]), float(kinds[1]), float(kinds[2]), float(kinds[3])),
+            ice_rings=float(ice),
+            resolution_A=float(1.0 / inverse_d) if run.geometry is not None and counts[0] < 0.5 else None,
+        )
+
+
+def _providers(device: str) -> list[str]:
+    available = ort.get_available_providers()
+    if device == "cuda" and "CUDAExecutionProvider" not in available:
+        raise ModelError("model.device=cuda: this ONNX Runtime has no CUDA; install onnxruntime-gpu or set model.device=cpu")
+    if device in ("auto", "cuda") and "CUDAExecutionProvider" in available:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
