@@ -51,7 +51,7 @@ def write_virtual(target: Path, master: Path, frames: Sequence[int]) -> None:
 def _stacks(source: h5py.File) -> list[_Stack]:
     """The run's stacks in order: `data`, or its signal, or `data_000001` and on (DECTRIS's file writer), or the largest stack there is.
 
-    None where one of several data files is absent: nobody can then say which frame is which.
+    Empty where one of several data files is absent: nobody can then say which frame is which.
     """
     data = source.get("entry/data")
     if isinstance(data, h5py.Group):
