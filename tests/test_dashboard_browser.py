@@ -361,6 +361,24 @@ def test_a_new_run_is_shown_unless_somebody_looks_back(visitor: Visitor, board: 
     visitor.wait_for("document.getElementById('run').value === 'third'")
 
 
+def test_means_are_of_the_images_they_stand_for(visitor: Visitor) -> None:
+    """Against NumPy, on image numbers with gaps and values that are not known."""
+    random = np.random.default_rng(3)
+    frames = np.flatnonzero(random.random(500) < 0.4)
+    values = np.where(random.random(len(frames)) < 0.3, np.nan, random.normal(size=len(frames)))
+    group = frames // 16
+    script = """async ([frames, values]) => {
+        const { groupStarts, groupCentres, groupMeans } = await import('./static/means.js');
+        const starts = groupStarts(frames, 16);
+        return [groupCentres(frames, starts, 16), groupMeans(values, starts)];
+    }"""
+    centres, found = visitor.page.evaluate(script, [frames.tolist(), [None if np.isnan(value) else value for value in values.tolist()]])
+    assert centres == [(each + 0.5) * 16 for each in np.unique(group)]
+    for name, reduce in (("mean", np.mean), ("low", np.min), ("high", np.max)):
+        parts = [values[(group == each) & np.isfinite(values)] for each in np.unique(group)]
+        assert found[name] == [pytest.approx(reduce(part)) if len(part) else None for part in parts]
+
+
 def test_low_coverage_is_marked(visitor: Visitor, board: Board) -> None:
     start_run(board, "r")
     feed(board, "r", 0, 90)
@@ -380,6 +398,7 @@ def test_keeps_up_with_a_thousand_points_a_second(visitor: Visitor, board: Board
         feed(board, "r", 20_000 + 100 * step, 20_100 + 100 * step)
         time.sleep(0.1)
     visitor.wait_for(shows("judged", "22\u202f000"))
+    assert visitor.text("#span").endswith("means of 32 and their range")  # 22,000 images on about 1,260 pixels
     assert visitor.page.evaluate("window.turns") >= 20  # the page was drawn between the updates, not frozen
 
 

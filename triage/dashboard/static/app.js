@@ -95,7 +95,8 @@ class Page {
     drawTiles(run, this.store.rates);
     this.flags.draw(run, this.selected);
     this.charts.draw(run, this.selected, bounds);
-    $("span").textContent = `images ${count(Math.max(0, bounds[0]))} to ${count(bounds[1])}`;
+    const means = this.charts.size > 1 ? `, means of ${count(this.charts.size)} and their range` : "";
+    $("span").textContent = `images ${count(Math.max(0, bounds[0]))} to ${count(bounds[1])}${means}`;
   }
 
   drawRuns() {

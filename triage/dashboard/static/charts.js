@@ -1,6 +1,7 @@
 // The strip charts: one uPlot each, the same images on every x axis, one crosshair through all.
 
 import { drawBands, drawNames, drawThresholds } from "./marks.js";
+import { groupCentres, groupMeans, groupStarts, meanOf } from "./means.js";
 import { PANELS } from "./panels.js";
 import { count, node } from "./words.js";
 
@@ -50,7 +51,8 @@ class Panel {
         legend: { show: false },
         scales: { x: { time: false, auto: false }, y: { range: y.range }, ...(definition.right && { y2: { range: definition.right.range } }) },
         axes,
-        series: [{}, ...definition.series.map((series) => this.seriesOptions(series))],
+        series: [{}, ...definition.series.map((series) => this.seriesOptions(series)), ...definition.series.flatMap((series) => this.edges(series))],
+        bands: definition.series.map((series, k) => this.envelope(series, k)),
         cursor: chart.cursor(),
         hooks: {
           drawClear: [(u) => drawBands(u, { ...chart.marks(), flags: definition.flags })],
@@ -59,7 +61,7 @@ class Panel {
           setSelect: [(u) => chart.picked(u)],
         },
       },
-      [[], ...definition.series.map(() => [])],
+      [[], ...definition.series.flatMap(() => [[], [], []])],
       this.canvas,
     );
     this.plot.over.addEventListener("dblclick", () => chart.onFollow());
@@ -80,11 +82,23 @@ class Panel {
     return { ...common, paths: () => null, points: { show: true, size: DOTS_PX, width: 0, fill: stroke } };
   }
 
+  // The least and the most of each mean: not drawn themselves, filled between.
+  edges(series) {
+    const edge = { stroke: "transparent", width: 0, scale: series.right ? "y2" : "y", points: { show: false } };
+    return [edge, { ...edge }];
+  }
+
+  envelope(series, k) {
+    const low = 1 + this.definition.series.length + 2 * k;
+    return { series: [low + 1, low], fill: `${this.chart.colour(series.colour)}38` };
+  }
+
   fit() {
     return { width: Math.max(200, this.canvas.clientWidth), height: Math.max(50, this.canvas.clientHeight) };
   }
 
   resize() {
+    if (this.element.hidden) return;
     const size = this.fit();
     const key = `${size.width}x${size.height}`;
     if (key === this.size) return;
@@ -92,10 +106,13 @@ class Panel {
     this.plot.setSize(size);
   }
 
-  draw(pick, [min, max]) {
+  draw({ pick, size, starts, x }, [min, max]) {
     const columns = this.definition.series.map((series) => (series.transform ?? ((values) => values))(pick(series.column)));
+    const none = x.map(() => null);
+    const drawn = columns.map((values) => (size === 1 ? { mean: values, low: none, high: none } : groupMeans(values, starts)));
+    const edges = drawn.flatMap(({ low, high }, k) => (this.definition.series[k].dots ? [none, none] : [low, high]));
     this.plot.batch(() => {
-      this.plot.setData([pick("frame"), ...columns], false);
+      this.plot.setData([x, ...drawn.map(({ mean }) => mean), ...edges], false);
       this.plot.setScale("x", { min, max });
     });
     this.showValues(this.plot);
@@ -121,7 +138,7 @@ class Panel {
       const text = value === null || value === undefined ? "–" : series.show(value);
       if (this.values[k].textContent !== text) this.values[k].textContent = text;
     });
-    if (this.isLast) this.chart.onCursor(u.cursor.idx === null || u.cursor.idx === undefined ? null : u.data[0][u.cursor.idx]);
+    if (this.isLast) this.chart.onCursor(u.cursor.idx === null || u.cursor.idx === undefined ? null : Math.floor(u.data[0][u.cursor.idx]));
   }
 }
 
@@ -132,10 +149,12 @@ export class Charts {
     this.onCursor = onCursor;
     this.run = null;
     this.selected = null;
+    this.size = 1;
     this.sync = uPlot.sync("images");
     this.panels = PANELS.map((definition, k) => new Panel(definition, { isLast: k === PANELS.length - 1, chart: this }));
     element.replaceChildren(...this.panels.map((panel) => panel.element));
-    new ResizeObserver(() => this.built && this.panels.forEach((panel) => panel.resize())).observe(element);
+    const sizes = new ResizeObserver(() => this.built && this.panels.forEach((panel) => panel.resize()));
+    for (const panel of this.panels) sizes.observe(panel.canvas); // a banner, or a chart left out, changes them too
   }
 
   // Also after a change of theme: colours are read from the style sheet once.
@@ -169,7 +188,20 @@ export class Charts {
   draw(run, selected, bounds) {
     this.run = run;
     this.selected = selected;
+    const shown = this.shown(run, bounds);
+    for (const panel of this.panels) {
+      panel.element.hidden = panel.definition.notFor?.includes(run.started.kind) ?? false;
+      if (!panel.element.hidden) panel.draw(shown, bounds);
+    }
+  }
+
+  // Every image of the range, or the means of groups of `size` where there are too many to tell apart.
+  shown(run, bounds) {
     const pick = run.between(...bounds);
-    for (const panel of this.panels) panel.draw(pick, bounds);
+    const frames = pick("frame");
+    this.size = meanOf(frames.length, bounds, this.panels[0].fit().width);
+    if (this.size === 1) return { pick, size: 1, starts: null, x: frames };
+    const starts = groupStarts(frames, this.size);
+    return { pick, size: this.size, starts, x: groupCentres(frames, starts, this.size) };
   }
 }

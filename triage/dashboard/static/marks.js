@@ -1,10 +1,14 @@
 // What is drawn on a chart besides its data: flags as bands, thresholds as lines.
 
+import { hasOwnChart } from "./panels.js";
 import { flagTitle } from "./words.js";
 
 const SEVERITY_COLOURS = { critical: "--critical", warning: "--warning", info: "--info" };
 
-// A band from where the trouble seems to begin to where it was cleared; strong on the chart it concerns, faint on the others.
+const STRIP_PX = 5;
+
+// A band from where the trouble seems to begin to where it was cleared: strong on the chart it concerns, faint on the others. One
+// that concerns no chart (coverage, say) is a strip along the top, since it says nothing about what is drawn.
 export function drawBands(u, { episodes, flags, selected, colour, lastFrame }) {
   const { left, top, width, height } = u.bbox;
   const { ctx } = u;
@@ -17,12 +21,13 @@ export function drawBands(u, { episodes, flags, selected, colour, lastFrame }) {
     const to = u.valToPos((episode.end ?? Math.max(lastFrame, episode.frame)) + 1, "x", true);
     if (to < left || from > left + width) continue;
     const mine = flags.includes(episode.flag);
-    const band = { x: from, y: top, width: Math.max(2, to - from), height };
+    const general = !hasOwnChart(episode.flag);
+    const band = { x: from, y: top, width: Math.max(2, to - from), height: general ? STRIP_PX * devicePixelRatio : height };
     ctx.fillStyle = ctx.strokeStyle = colour(SEVERITY_COLOURS[episode.severity] ?? "--info");
-    ctx.globalAlpha = mine ? 0.2 : 0.07;
+    ctx.globalAlpha = general ? 0.6 : mine ? 0.2 : 0.07;
     ctx.fillRect(band.x, band.y, band.width, band.height);
     if (mine) drawOnset(ctx, band, episode, u.valToPos(episode.frame, "x", true));
-    if (episode === selected) drawOutline(ctx, band, colour);
+    if (episode === selected) drawOutline(ctx, { ...band, height }, colour);
   }
   ctx.restore();
 }

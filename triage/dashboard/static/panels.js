@@ -1,4 +1,5 @@
-// What each strip chart shows. Colours are names of CSS variables; `flags` are the flags that concern it.
+// What each strip chart shows. Colours are names of CSS variables; `flags` are the flags that concern it; it is left out for runs
+// of the kinds in `notFor`.
 
 const DIGITS = new Intl.NumberFormat("en-GB");
 
@@ -33,6 +34,8 @@ function aroundZero(_u, low, high) {
 
 const PROBABILITY = { range: unit, ticks: () => [0, 0.5, 1], label: (value) => value.toFixed(1) };
 
+export const hasOwnChart = (flag) => PANELS.some((panel) => panel.flags.includes(flag));
+
 export const PANELS = [
   {
     title: "Probability",
@@ -46,10 +49,11 @@ export const PANELS = [
   },
   {
     title: "Decay",
+    notFor: ["serial", "grid"],
     weight: 2.2,
     flags: ["decay"],
     scale: PROBABILITY,
-    right: { range: aroundZero, ticks: null, label: (value) => value.toFixed(0), unit: "Å²" },
+    right: { range: aroundZero, label: (value) => Number(value.toFixed(1)), unit: "Å²" },
     series: [
       { column: "decay_delta_B_A2", label: "ΔB", colour: "--delta", right: true, width: 1.3, show: (value) => `${value.toFixed(1)} Å²` },
       { column: "decay_probability", label: "probability", colour: "--decay", threshold: "decay", show: probability },

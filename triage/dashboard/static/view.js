@@ -1,7 +1,6 @@
 // Which images the charts show: the newest ones (following), or a range somebody chose.
 
 const FEWEST = 40;
-const MOST = 20000;
 
 export class View {
   constructor() {
@@ -23,19 +22,20 @@ export class View {
   }
 
   all(run) {
-    if (this.following) this.window = MOST;
+    if (this.following) this.window = Infinity;
     else this.show(run.firstFrame, run.lastFrame);
   }
 
   zoom(factor, run) {
     if (this.following) {
-      const shown = Math.min(this.window, Math.max(FEWEST, run.length));
-      this.window = Math.round(Math.min(MOST, Math.max(FEWEST, (factor < 1 ? shown : this.window) * factor)));
+      const held = run.lastFrame - run.firstFrame + 1;
+      const shown = factor < 1 ? Math.min(this.window, held) : this.window;
+      this.window = Math.max(FEWEST, Math.round(shown * factor));
       return;
     }
     const [first, last] = this.range;
     const middle = (first + last) / 2;
-    const half = Math.min(MOST, (last - first) * factor) / 2;
+    const half = ((last - first) * factor) / 2;
     this.show(middle - half, middle + half);
   }
 
