@@ -73,7 +73,8 @@ class StatedGeometry:
             slow_axis=self.slow_axis,
         )
         on_detector = all(0 <= b <= n for b, n in zip(self.beam_px, shape_px, strict=True))
-        if not (on_detector or geometry.is_swung or "beam_px" in trusted):
+        may_be_off = geometry.is_swung or "beam_px" in trusted
+        if not (on_detector or (may_be_off and all(np.isfinite(self.beam_px)))):
             raise GeometryError(
                 f"the beam centre {self.beam_px[0]:.1f}, {self.beam_px[1]:.1f} (slow, fast) is off the {shape_px[0]} x {shape_px[1]} detector; "
                 "set source.geometry.beam_px"
@@ -105,7 +106,7 @@ class Geometry:
 
     def __post_init__(self) -> None:
         fast, slow = np.asarray(self.fast_axis), np.asarray(self.slow_axis)
-        if abs(fast @ fast - 1) > 1e-3 or abs(slow @ slow - 1) > 1e-3 or abs(fast @ slow) > 1e-2:
+        if not (abs(fast @ fast - 1) <= 1e-3 and abs(slow @ slow - 1) <= 1e-3 and abs(fast @ slow) <= 1e-2):  # nan too
             raise GeometryError("the detector's fast and slow axes are not orthogonal unit vectors")
         if abs(self._normal[2]) < 1e-3:
             raise GeometryError("the detector plane is parallel to the beam (two-theta swing of 90 deg), where no beam centre exists")
