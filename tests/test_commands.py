@@ -20,7 +20,7 @@ from triage.__main__ import DEVELOPER_VERBS, VERBS, main
 from triage.commands import arguments, session
 from triage.commands.masks import read_mask
 from triage.core import Judgement, Model, Pixels, Run, Spots
-from triage.settings import ConfigError
+from triage.refusal import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FRAMES = 12

@@ -12,7 +12,8 @@ import triage.compose
 from triage.buffer import Mode
 from triage.compose import compose_settings, conf_dir
 from triage.flags import FlagsSettings
-from triage.settings import ConfigError, DemoVerb, FilesSettings, ListenVerb, ReplayVerb, RunVerb, StreamSettings, Strict
+from triage.refusal import ConfigError
+from triage.settings import DemoVerb, FilesSettings, ListenVerb, ReplayVerb, RunVerb, StreamSettings, Strict
 
 VERBS: dict[str, type[Strict]] = {"run": RunVerb, "listen": ListenVerb, "demo": DemoVerb, "replay": ReplayVerb}
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -145,14 +146,16 @@ def test_overrides_reach_their_keys() -> None:
         ("source.socket=push", "source.socket: 'push' is not one of 'pull', 'sub'"),
         ("source.geometry.distance_mm=-3", "source.geometry.distance_mm: -3 is out of range, must be > 0"),
         ("source.geometry.distance_mm=inf", "source.geometry.distance_mm: inf is not accepted, must be a finite number"),
-        ("source.geometry.beam_px=[1]", "source.geometry.beam_px: [1] is not accepted, must be two numbers [slow, fast]"),
-        ("source.geometry.beam_px=[1,2,3]", "source.geometry.beam_px: [1, 2, 3] is not accepted, must be two numbers"),
+        ("source.geometry.beam_px=[1]", "source.geometry.beam_px: [1] has the wrong number of values; [slow, fast] is wanted"),
+        ("source.geometry.beam_px=[1,2,3]", "source.geometry.beam_px: [1, 2, 3] has the wrong number of values"),
         ("pipeline.judges=0", "pipeline.judges: 0 is out of range, must be >= 1"),
         ("indexing=on", "indexing: only `off` works in this version"),
         ("indexing.every=3", "indexing: only `off` works in this version"),
         ("flags.multi_lattice.evidence=fused", "flags.multi_lattice.evidence: only `network` works in this version"),
         ("flags.false_alarms_per_1000=2", "flags.false_alarms_per_1000: only null works in this version"),
-        ("model.prior.multi_lattice=0.1", "model.prior: only null works in this version"),
+        ("model.prior.lattices=[1,2,3]", "model.prior.lattices: [1, 2, 3] has the wrong number of values"),
+        ("model.prior.lattices=[0,0,0,0]", "model.prior: lattices: all rates are 0"),
+        ("model.prior.lattices=[1,-1,0,0]", "model.prior.lattices: -1 is out of range, must be >= 0"),
         ("beamline=i03", "beamline: 'i03' is not one of default"),
         ("=3", "'=3' is not an override: write key=value"),
     ],

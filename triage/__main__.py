@@ -88,7 +88,7 @@ def _developer_verb(verb: str) -> Callable[[list[str]], int]:
 
 def _is_usage(error: TriageError) -> bool:
     """Whether the configuration is to blame: exit status 2."""
-    from triage.settings import ConfigError  # pydantic takes a tenth of a second to import, and `--help` does without
+    from triage.refusal import ConfigError  # pydantic takes a tenth of a second to import, and `--help` does without
 
     return isinstance(error, ConfigError)
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 import triage
-from triage.settings import ConfigError, problem_line
+from triage.refusal import ConfigError, problem_line
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -32,7 +32,6 @@ NOT_YET = {
     "indexing": "indexing: only `off` works in this version; there is no indexing engine yet",
     "flags.false_alarms_per_1000": "flags.false_alarms_per_1000: only null works in this version; set flags.FLAG.raise_at instead",
     "flags.multi_lattice.evidence": "flags.multi_lattice.evidence: only `network` works in this version; `fused` needs indexing",
-    "model.prior": "model.prior: only null works in this version; the base rates recorded in the model are used",
 }
 """Keys of later versions, and the one value each takes for now."""
 _ALLOWED_NOW = {"indexing": {"off"}, "flags.multi_lattice.evidence": {"network"}}
@@ -87,7 +86,8 @@ def compose_settings(config_name: str, arguments: Sequence[str], schema: type[T]
         if override.key not in text_keys:
             _check_grammar(override)
             hydra_values.append(str(override))
-    tree = _compose(folder, config_name, [*map(str, choices), *hydra_values])
+    if hydra_values:
+        tree = _compose(folder, config_name, [*map(str, choices), *hydra_values])
     for override in values:
         if override.key in text_keys:
             _set(tree, override.key, _text(override.value))

@@ -103,7 +103,7 @@ class Pipeline:
             self._finish_open_run(self._end_reason())
         finally:
             self._buffer.close()
-            self._finish_open_run("the pipeline failed")
+            self._finish_open_run(STOPPED_REASON if self._stopped else "the pipeline failed")
             self._close_sinks()
         if self._source_error is not None:
             raise self._source_error

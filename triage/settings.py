@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from triage.buffer import Mode
-from triage.core import RunKind, TriageError
+from triage.core import RunKind
 from triage.flags import FlagsSettings, FlagThreshold, SerialSettings, ThresholdError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Pair = Annotated[tuple[Finite, Finite], Field(strict=False)]
 """(slow, fast)"""
 PositivePair = Annotated[tuple[Positive, Positive], Field(strict=False)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
-
-
-class ConfigError(TriageError):
-    """The configuration cannot be used; the message names the key and the mend."""
 
 
 class Strict(BaseModel):
@@ -81,10 +75,16 @@ class RunSettings(Strict):
 
 
 class PriorSettings(Strict):
-    """Base rates the network's probabilities are used at; null keeps those recorded in the model."""
+    """Base rates the network's probabilities are used at by the flags; null keeps those recorded in the model."""
 
-    multi_lattice: None
-    non_diffraction: None
+    lattices: Annotated[tuple[Rate, Rate, Rate, Rate], Field(strict=False)] | None
+    """Shares of frames with 0, 1, 2, 3-or-more lattices; relative."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.lattices is not None and sum(self.lattices) <= 0:
+            raise ValueError("lattices: all rates are 0, set four numbers of at least 0, not all 0")
+        return self
 
 
 class ModelSettings(Strict):
@@ -260,59 +260,3 @@ class DemoVerb(ListenVerb):
     """Everything `triage demo` may be told."""
 
     demo: DemoSettings
-
-
-def problem_line(error: ValidationError, known: Sequence[str]) -> str:
-    """The first problem as one line that names the key and the mend; `known` are the keys that exist."""
-    problems = error.errors(include_url=False)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return _describe(problems[0], known) + more
-
-
-_RELATIONS = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "less_than": ("lt", "<"), "less_than_equal": ("le", "<=")}
-
-
-_WANTED = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "none_required": "null, in this version",
-    "model_type": "a mapping of keys",
-    "tuple_type": "two numbers [slow, fast]",
-    "too_long": "two numbers [slow, fast]",
-    "missing": "two numbers [slow, fast]",
-    "list_type": "a list",
-}
-
-
-def _describe(problem: ErrorDetails, known: Sequence[str]) -> str:
-    key = _key(problem, known)
-    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
-    shown = "null" if value is None else repr(value)
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(key, [name for name in known if name != key], n=1)
-        return f"{key}: no such key" + (f"; did you mean {close[0]}?" if close else "")
-    if kind == "missing" and isinstance(problem["loc"][-1], str):
-        return f"{key}: missing; it has no default"
-    if kind in _RELATIONS:
-        name, relation = _RELATIONS[kind]
-        return f"{key}: {value} is out of range, must be {relation} {context[name]:g}"
-    if kind in ("literal_error", "enum"):
-        return f"{key}: {shown} is not one of {str(context['expected']).replace(' or ', ', ')}"
-    if kind == "value_error":
-        return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
-    return f"{key}: {shown} is not accepted, must be {_WANTED.get(kind, problem['msg'].removeprefix('Input should be '))}"
-
-
-def _key(problem: ErrorDetails, known: Sequence[str]) -> str:
-    """The dotted key, without the union members and list positions that pydantic puts into it."""
-    key = ""
-    for part in problem["loc"]:
-        longer = f"{key}.{part}" if key else str(part)
-        last = part == problem["loc"][-1] and isinstance(part, str) and problem["type"] in ("extra_forbidden", "missing")
-        if longer in known or last:
-            key = longer
-    return key or ".".join(map(str, problem["loc"]))

@@ -13,7 +13,8 @@ from triage.commands.overrides import resolver
 from triage.compose import compose_settings, released_dir
 from triage.core import Event, RunEnd, TriageError
 from triage.detector import Replay
-from triage.settings import ConfigError, DemoSettings, DemoVerb
+from triage.refusal import ConfigError
+from triage.settings import DemoSettings, DemoVerb
 from triage.sources.files import FileSource
 from triage.sources.resolve import RunResolver
 from triage.sources.stream import StreamSource

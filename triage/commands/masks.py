@@ -11,7 +11,7 @@ import hdf5plugin  # noqa: F401  registers the filters that masks may be stored 
 import numpy as np
 
 from triage.core import Mask
-from triage.settings import ConfigError
+from triage.refusal import ConfigError
 
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".nxs")
 _USUAL_PLACES = (

@@ -8,7 +8,8 @@ from triage.buffer import Mode
 from triage.commands import arguments, session
 from triage.commands.overrides import resolver
 from triage.compose import compose_settings
-from triage.settings import ConfigError, FilesSettings, RunVerb
+from triage.refusal import ConfigError
+from triage.settings import FilesSettings, RunVerb
 from triage.sources.files import FileSource
 from triage.sources.resolve import RunResolver
 

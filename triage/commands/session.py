@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from triage.dashboard.app import DashboardServer
 from triage.dashboard.board import Board
 from triage.decay import DecayTracker, shell_intensities
 from triage.early_lane import Judge
-from triage.flags import policies_for
+from triage.flags import FlagsSettings, PriorShift, policies_for
 from triage.fold import FoldParts
 from triage.pipeline import Lane, Pipeline, ProgressListener
-from triage.settings import ConfigError, DashboardSettings, ListenVerb, ModelSettings, RunVerb, SinksSettings
+from triage.refusal import ConfigError
+from triage.settings import DashboardSettings, ListenVerb, ModelSettings, RunVerb, SinksSettings
 from triage.sinks.good_frames import GoodFramesSink
 from triage.sinks.hdf5 import Hdf5Sink
 from triage.sinks.jsonl import JsonLinesSink
@@ -50,7 +51,7 @@ class Show:
 def process(source: FrameSource, settings: RunVerb | ListenVerb, show: Show) -> int:
     """Judges all that the source gives; gives the exit status."""
     judge = Judge(finder=DispersionFinder(), classifier=(classifier := load_classifier(settings.model)), shells=shell_intensities)
-    flags = settings.flags.settings()
+    flags = flags_settings(settings, classifier)
     parts = FoldParts(
         model=classifier.model,
         config=settings.model_dump(mode="json"),
@@ -83,6 +84,15 @@ def load_classifier(settings: ModelSettings) -> OnnxClassifier:
         return OnnxClassifier(path, device=settings.device)
     except TriageError as error:
         raise ConfigError(f"model.path: {error}") from error
+
+
+def flags_settings(settings: RunVerb | ListenVerb, classifier: OnnxClassifier) -> FlagsSettings:
+    """Thresholds, and the base rates that the flags assume where those are configured."""
+    flags = settings.flags.settings()
+    rates = settings.model.prior.lattices
+    if rates is None:
+        return flags
+    return replace(flags, prior=PriorShift(from_rates=classifier.metadata.base_rates, to_rates=rates))
 
 
 def file_sinks(settings: SinksSettings) -> list[Sink]:

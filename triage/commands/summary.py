@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from rich import box
 from rich.console import Console
@@ -139,6 +141,7 @@ def files_table(tallies: tuple[RunTally, ...]) -> Table:
     """A row a file: what it is, in words, and how sure that is."""
     names = ("file", "frames", "kind", "verdict", "p multi", "p non-diffraction", "spots", "resolution", "p ice", "note")
     table = _table(names, text_columns={"file", "kind", "verdict", "note"})
+    shown = short_names([tally.run.header.source for tally in tallies])
     for tally in tallies:
         mean = tally.mean()
         received = tally.end.progress.received if tally.end is not None else tally.judged
@@ -148,16 +151,16 @@ def files_table(tallies: tuple[RunTally, ...]) -> Table:
         if mean is not None:
             words = [_words(mean), f"{mean.multi_lattice:.2f}", _non_diffraction(mean)]
             ice = f"{mean.ice_rings:.2f}"
-        table.add_row(
-            _name(tally.run.header.source), str(received), kind, *words, _median_spots(tally), _median_resolution(tally), ice, _note(tally)
-        )
+        found = (_median_spots(tally), _median_resolution(tally), ice)
+        table.add_row(shown[tally.run.header.source], str(received), kind, *words, *found, _note(tally))
     return table
 
 
 def _table(names: tuple[str, ...], text_columns: set[str]) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
     for name in names:
-        table.add_column(name, justify="left" if name in text_columns else "right", no_wrap=name not in ("note", "flags", "file"))
+        folds = name in ("note", "flags", "file", "run")
+        table.add_column(name, justify="left" if name in text_columns else "right", no_wrap=not folds, overflow="fold")
     return table
 
 
@@ -175,8 +178,10 @@ def _non_diffraction(judgement: Judgement) -> str:
     return f"{shown} {NON_DIFFRACTION_KINDS[kind]}"
 
 
-def _name(source: str) -> str:
-    return source if len(source) <= 48 else f"...{source[-45:]}"
+def short_names(sources: Sequence[str]) -> dict[str, str]:
+    """Each path without its folder, where no other path ends alike."""
+    ends = Counter(PurePath(source).name for source in set(sources))
+    return {source: name if ends[name := PurePath(source).name] == 1 else source for source in sources}
 
 
 def _median_spots(tally: RunTally) -> str:
@@ -191,9 +196,9 @@ def _note(tally: RunTally) -> str:
     """What is wrong with the run, most important first."""
     notes = []
     if tally.end is not None and not tally.end.complete and tally.end.reason:
-        notes.append(tally.end.reason)
+        notes.append(tally.end.reason.removeprefix(f"{tally.run.header.source}: "))
     if tally.first_error and tally.first_error not in notes:
         notes.append(tally.first_error)
     if tally.judged and tally.run.geometry is None and tally.run.geometry_problem:
-        notes.append(f"geometry: {tally.run.geometry_problem}")
+        notes.append(f"no geometry: {tally.run.geometry_problem.partition('; set ')[0]}")
     return "; ".join(notes)
