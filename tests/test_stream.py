@@ -2,6 +2,7 @@
 
 import socket as sockets
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 
@@ -14,7 +15,8 @@ from triage.core import Frame, FrameError, Lost, Run, RunEnd, RunHeader, RunKind
 from triage.detector import Replay
 from triage.geometry import Geometry
 from triage.sources.resolve import RunResolver
-from triage.sources.stream import Limits, StreamSource
+from triage.sources.series import SeriesTracker
+from triage.sources.stream import Limits, StreamSource, read_stream1
 from triage.wire import stream1, stream2
 from triage.wire.arrays import EncodedArray
 
@@ -158,6 +160,20 @@ def test_a_series_without_an_end_closes_by_silence():
     assert sum(isinstance(e, Frame) for e in events) == 6
 
 
+def test_what_the_consumer_takes_is_not_silence():
+    replay = Replay(RecordedRuns(), endpoint=LOCAL)
+    with running(replay) as endpoint:
+        source = StreamSource(endpoint, protocol="stream2", resolver=RunResolver(), end_timeout_s=0.2)
+        events = []
+        for event in source:
+            events.append(event)
+            time.sleep(0.3 if isinstance(event, Frame) and event.index < 2 else 0.0)
+            if isinstance(event, RunEnd):
+                source.stop()
+    assert kinds(events) == ["Run", *(f"Frame {i}" for i in range(6)), "RunEnd"]
+    assert events[-1].complete
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_damage_to_one_run_is_counted_and_the_next_one_is_whole(protocol):
     """Frame 1 twice, frame 2 lost, frame 3 cut short, frame 4 replaced by noise."""
@@ -210,6 +226,40 @@ def test_messages_that_are_too_large_are_refused_and_counted():
     events, _ = replayed(RecordedRuns(), runs=1, fault=large, limits=Limits(message_bytes=100_000))
     assert [e.reason for e in events if isinstance(e, Lost)] == ["a message of 150000 bytes is refused (at most 100000)"]
     assert sum(isinstance(e, Frame) for e in events) == 6
+
+
+def test_a_message_that_is_never_received_costs_what_was_on_its_way_not_the_next_run():
+    """More than twice the bound: ZeroMQ gives the connection up, for good if left to itself."""
+
+    def huge(message, parts):
+        return [[bytes(1_000_000)], parts] if is_image(message) and series_of(message) == 1 and number_of(message) == 2 else [parts]
+
+    replay = Replay(RecordedRuns(), endpoint=LOCAL, fault=huge, loop=True, rate_hz=100.0)
+    with running(replay) as endpoint:
+        events = listen(endpoint, runs=3, limits=Limits(message_bytes=100_000))
+    ends = [e for e in events if isinstance(e, RunEnd)]
+    frames = [sum(isinstance(f, Frame) and f.run is end.run for f in events) for end in ends]
+    assert (ends[-1].complete, frames[-1]) == (True, 6)
+    assert [e.reason for e in events if isinstance(e, Lost) and e.what == "failed"] == [
+        "a message of more than 200000 bytes is refused; the connection was made anew"
+    ]
+
+
+def test_a_detector_that_goes_and_comes_back():
+    first = Replay(RecordedRuns(), endpoint=LOCAL, socket="pub")
+    endpoint = first.open()
+    second = Replay(RecordedRuns(), endpoint=endpoint, socket="pub")
+
+    def one_after_the_other():
+        first.run()
+        time.sleep(0.8)  # longer than it takes to see that a connection is gone
+        second.run()
+
+    thread = threading.Thread(target=one_after_the_other)
+    thread.start()
+    events = listen(endpoint, runs=2, socket="sub")
+    thread.join()
+    assert kinds(events) == ["Run", *(f"Frame {i}" for i in range(6)), "RunEnd"] * 2
 
 
 def test_the_wanted_channel():
@@ -311,3 +361,16 @@ def test_the_recorded_stream1_series(fixtures_dir):
     assert (events[0].header.detector, events[-1].complete) == ("Dectris EIGER2 CdTe 9M", True)
     with pytest.raises(FrameError, match="frame 0 of series 6: bslz4"):
         events[1].decode()
+
+
+@pytest.mark.fixtures
+def test_the_converter_that_sends_its_header_with_every_frame(fixtures_dir):
+    parts = [(fixtures_dir / "stream1" / f"interceptor_000001_part0{n}.bin").read_bytes() for n in (1, 2, 3, 4, 6)]
+    parts.insert(4, b"absent")
+    second = [part.replace(b'"frame":1', b'"frame":2') for part in parts]
+    tracker = SeriesTracker(RunResolver(), "tcp://x:1")
+    items = [*read_stream1(parts, endpoint="tcp://x:1"), *read_stream1(second, endpoint="tcp://x:1")]
+    events = [e for item in items for e in tracker.accept(item, clock_s=0.0, arrived_s=0.0)]
+    assert kinds(events) == ["Run", "Frame 1", "Frame 2"]
+    assert (events[0].header.frames_expected, events[0].kind) == (999, RunKind.ROTATION)
+    assert "contradicts itself" in events[0].geometry_problem

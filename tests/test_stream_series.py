@@ -87,11 +87,6 @@ def test_an_armed_detector_may_wait_long_for_its_trigger():
     assert words(events_of([opening(), 3600.0, exposure(0), Closing(series=1)])) == ["run series-1", "frame 0", "end True"]
 
 
-def test_what_the_consumer_takes_is_not_silence():
-    """The clock counts listening only: see StreamSource."""
-    assert words(events_of([opening(), exposure(0), exposure(1)], step_s=0.0))[-1] == "end False"
-
-
 def test_repeated_frames_are_dropped():
     events = events_of([opening(), exposure(0), exposure(0), exposure(1), Closing(series=1)])
     assert words(events) == ["run series-1", "frame 0", "dropped 1", "frame 1", "end True"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from functools import partial
 from typing import Literal
 
-import zmq
-
-from triage.core import Event, SourceError
+from triage.core import Event
+from triage.sources.connection import Connection, Limits, SocketKind
 from triage.sources.resolve import RunResolver
 from triage.sources.series import Closing, Exposure, Garbled, Item, Opening, Patience, SeriesTracker
 from triage.sources.stream_headers import header_of
@@ -22,22 +21,8 @@ from triage.wire.translate import as_stream2
 log = logging.getLogger(__name__)
 
 Protocol = Literal["stream1", "stream2"]
-SocketKind = Literal["pull", "sub"]
 POLL_MS = 100
 """How soon `stop` is noticed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What is taken from a stranger on the other end."""
-
-    message_bytes: int = 1 << 30
-    """A larger message is refused and counted; one of more than twice that is not even received, and ends that connection."""
-    queue: int = 200
-    """Messages ZeroMQ holds for us; beyond, a PUSH detector waits and a PUB one drops."""
-    waiting_frames: int = 16
-    start_s: float = 2.0
-    """How many frames wait for a late start, and how long."""
 
 
 class StreamSource:
@@ -73,27 +58,26 @@ class StreamSource:
 
     def __iter__(self) -> Iterator[Event]:
         tracker = SeriesTracker(self._resolver, self._endpoint, self._patience)
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        try:
-            with self._open(context) as socket:
-                yield from self._listen(socket, tracker)
-        finally:
-            context.term()
+        with closing(Connection(self._endpoint, self._kind, self._limits, bind=self._bind)) as connection:
+            yield from self._listen(connection, tracker)
         yield from tracker.close("stopped")
 
-    def _listen(self, socket: zmq.Socket[bytes], tracker: SeriesTracker) -> Iterator[Event]:
+    def _listen(self, connection: Connection, tracker: SeriesTracker) -> Iterator[Event]:
         listened_s = 0.0  # the consumer's own time is not silence on the line
         while not self._stopped:
             before_s = time.monotonic()
-            ready = socket.poll(POLL_MS)
-            listened_s += time.monotonic() - before_s
-            if not ready:
-                yield from tracker.tick(listened_s)
-                continue
-            parts = socket.recv_multipart()
+            parts = connection.receive(POLL_MS)
             arrived_s = time.monotonic()
-            for item in self._items(parts):
+            listened_s += arrived_s - before_s
+            items = self._items(parts) if parts is not None else self._silence(connection, arrived_s)
+            for item in items:
                 yield from tracker.accept(item, clock_s=listened_s, arrived_s=arrived_s)
+            yield from tracker.tick(listened_s)
+
+    def _silence(self, connection: Connection, now_s: float) -> list[Item]:
+        if not connection.revive(now_s):
+            return []
+        return [Garbled(reason=f"a message of more than {2 * self._limits.message_bytes} bytes is refused; the connection was made anew")]
 
     def _items(self, parts: Sequence[bytes]) -> list[Item]:
         size = sum(map(len, parts))
@@ -103,22 +87,6 @@ class StreamSource:
             return self._read(parts)
         except WireError as error:
             return [Garbled(reason=str(error))]
-
-    def _open(self, context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
-        socket = context.socket(zmq.PULL if self._kind == "pull" else zmq.SUB)
-        try:
-            socket.setsockopt(zmq.LINGER, 0)
-            socket.setsockopt(zmq.RCVHWM, self._limits.queue)
-            socket.setsockopt(zmq.MAXMSGSIZE, 2 * self._limits.message_bytes)
-            if self._kind == "sub":
-                socket.setsockopt(zmq.SUBSCRIBE, b"")
-            (socket.bind if self._bind else socket.connect)(self._endpoint)
-        except zmq.ZMQError as error:
-            socket.close()
-            raise SourceError(
-                f"{self._endpoint}: {zmq.strerror(error.errno or 0)}; set source.endpoint to one like tcp://host:31001"
-            ) from None
-        return socket
 
 
 def _reader(protocol: Protocol, endpoint: str, channel: str | None) -> Callable[[Sequence[bytes]], list[Item]]:
