@@ -145,7 +145,7 @@ def _noise(pixels, mask, low, high, offset, scale):  # type: ignore[no-untyped-d
     """How much noisier than photon counting the frame is: (k, r2) of variance = k * mean + r2, in photons; (1, 0) for a counter.
 
     Integrating detectors (CCD, JUNGFRAU in units of energy) have read noise and an unknown gain. The dispersion (variance over mean) is
-    taken in every few tiles; the lower quartile keeps spots out, also where they crowd.
+    taken in every few tiles; a low percentile keeps spots out, also where they crowd.
     """
     n_slow, n_fast = pixels.shape
     masked = mask.size > 1
@@ -174,11 +174,11 @@ def _noise(pixels, mask, low, high, offset, scale):  # type: ignore[no-untyped-d
         return result
     order = np.argsort(means[:n])
     dark, bright = order[: n // 2], order[n // 2 :]
-    excess = np.percentile(variances[dark] - means[dark], 25)
+    excess = np.percentile(variances[dark] - means[dark], 10)
     if excess > 0.5:
         result[1] = excess
     above = np.maximum(means[bright], np.float32(0.05))
-    k = np.percentile((variances[bright] - result[1]) / above, 25)
+    k = np.percentile((variances[bright] - result[1]) / above, 10)
     if k > 1.5:
         result[0] = k
     return result
