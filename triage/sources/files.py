@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from triage.core import Event, Frame, FrameError, Pixels, Run, RunEnd, RunHeader, SourceError
-from triage.geometry import StatedGeometry
-from triage.sources import images, nexus
+from triage.core import Event, Frame, FrameError, Pixels, Run, RunEnd, SourceError
+from triage.sources import nexus
 from triage.sources.chunks import FrameReader
 from triage.sources.follow import GrowingFrames
 from triage.sources.hdf5 import FrameTable, Place, without_tail
+from triage.sources.image_series import Series, image_pixels, problem_of, series_of, with_shape
 from triage.sources.naming import batches, is_hdf5, run_name
 from triage.sources.resolve import RunResolver
 
@@ -26,9 +26,6 @@ log = logging.getLogger(__name__)
 POLL_S = 0.1
 """How often a growing file is looked at."""
 STOPPED = "stopped"
-SAME_WITHIN = 1e-3
-"""Relative difference of distances and wavelengths that are one geometry: motors read back with noise."""
-SAME_BEAM_PX = 1.0
 
 
 class FileSource:
@@ -69,9 +66,9 @@ class FileSource:
             else:
                 yield from self._image_runs(batch)
 
-    def _refused(self, path: str, problem: str, run_id: str | None = None) -> Iterator[Event]:
+    def _refused(self, path: str, problem: str) -> Iterator[Event]:
         """The two events of a file that cannot be read."""
-        run = self._resolver.unknown(path, run_id or run_name(path, is_series=False))
+        run = self._resolver.unknown(path, run_name(path, is_series=False))
         yield run
         yield RunEnd(run=run, complete=False, reason=problem)
 
@@ -94,11 +91,12 @@ class FileSource:
 
     def _growing(self, path: str) -> Iterator[Event]:
         """One HDF5 file, followed to its end."""
-        if not Path(path).exists():
-            yield from self._refused(path, f"{path}: no such file")
-            return
         reader = FrameReader()
-        growing = GrowingFrames(Path(path), reader, self._follow_timeout_s)
+        try:
+            growing = GrowingFrames(_existing(path), reader, self._follow_timeout_s)
+        except SourceError as error:
+            yield from self._refused(path, str(error))
+            return
         run: Run | None = None
         n_told = 0
         for table in self._news(growing, path):
@@ -160,49 +158,38 @@ class FileSource:
 
     def _image_runs(self, paths: list[str]) -> Iterator[Event]:
         """One batch of image files as one run, or several where the geometry changes."""
-        part: list[str] = []
-        header: RunHeader | None = None
+        present = []
         for path in paths:
-            if self._stopped.is_set():
-                break
             try:
-                own = images.read_header(_existing(path), path)
+                _existing(path)
+                present.append(path)
             except SourceError as error:
-                if len(paths) > 1 and Path(path).is_file():  # damaged, in a series: costs one frame there
-                    part.append(path)
-                else:
-                    yield from self._refused(path, str(error))
-                continue
-            if header is not None and not _same_geometry(header, own):
-                yield from self._image_run(part, header)
-                part, header = [], None
-            header = header or own
-            part.append(path)
-        yield from self._image_run(part, header)
+                yield from self._refused(path, str(error))
+        for series in series_of(present):
+            if not self._stopped.is_set():
+                yield from self._image_run(series)
 
-    def _image_run(self, paths: list[str], header: RunHeader | None) -> Iterator[Event]:
+    def _image_run(self, series: Series) -> Iterator[Event]:
         try:
-            whole = None if header is None else _with_shape(header, paths)
-        except FrameError as error:
-            log.debug("%s", error)
-            whole = None
-        if whole is None or whole.shape_px is None:
-            for path in paths:
-                yield from self._refused(path, _problem(path))
-            return
-        try:
-            name = run_name(paths[0], is_series=self._by_series)
-            run = self._resolver.resolve(replace(whole, source=paths[0], frames_expected=len(paths)), name)
+            shaped = with_shape(series)
         except SourceError as error:
-            yield from self._refused(paths[0], str(error))
+            for path in series.paths:
+                yield from self._refused(path, problem_of(path) or str(error))
+            return
+        first = series.paths[0]
+        try:
+            header = replace(shaped, source=first, frames_expected=len(series.paths))
+            run = self._resolver.resolve(header, run_name(first, is_series=self._by_series))
+        except SourceError as error:
+            yield from self._refused(first, str(error))
             return
         yield run
-        for index, path in enumerate(paths):
+        for index, path in enumerate(series.paths):
             if self._stopped.is_set():
                 break
-            decode = partial(_image_pixels, Path(path), whole.shape_px)
+            decode = partial(image_pixels, Path(path), shaped, series.is_checked)
             yield Frame(run=run, index=index, decode=decode, arrived_s=time.monotonic(), file=path)
-        yield self._end(run, paths[0], None, len(paths))
+        yield self._end(run, first, None, len(series.paths))
 
 
 def _existing(path: str) -> Path:
@@ -215,38 +202,6 @@ def _existing(path: str) -> Path:
     return file
 
 
-def _problem(path: str) -> str:
-    """Why an image file cannot be read."""
-    try:
-        images.read_header(_existing(path), path)
-        images.read_pixels(Path(path))
-    except (SourceError, FrameError) as error:
-        return str(error)
-    return f"{path}: cannot be read"
-
-
-def _with_shape(header: RunHeader, paths: list[str]) -> RunHeader:
-    """The header with the frames' shape, from the first image that can be read where the format's header lacks it."""
-    if header.shape_px is not None:
-        return header
-    problem = FrameError(f"{paths[0]}: cannot be read")
-    for path in paths:
-        try:
-            slow, fast = images.read_pixels(Path(path)).shape
-        except FrameError as error:
-            problem = error
-            continue
-        return replace(header, shape_px=(int(slow), int(fast)))
-    raise problem
-
-
-def _image_pixels(path: Path, shape_px: tuple[int, int]) -> Pixels:
-    pixels = images.read_pixels(path)
-    if pixels.shape != shape_px:
-        raise FrameError(f"{path}: is {pixels.shape[0]} x {pixels.shape[1]} pixels, its series {shape_px[0]} x {shape_px[1]}")
-    return pixels
-
-
 def _stored_pixels(reader: FrameReader, where: tuple[Place, int] | None, name: str, shape_px: tuple[int, int]) -> Pixels:
     if where is None:
         raise FrameError(f"{name}: no data file is mapped for this frame")
@@ -254,26 +209,3 @@ def _stored_pixels(reader: FrameReader, where: tuple[Place, int] | None, name: s
     if pixels.shape != shape_px:
         raise FrameError(f"{name}: is {pixels.shape[0]} x {pixels.shape[1]} pixels, its run {shape_px[0]} x {shape_px[1]}")
     return pixels
-
-
-def _same_geometry(one: RunHeader, other: RunHeader) -> bool:
-    """Whether two image headers can belong to one run."""
-    if (one.shape_px, one.detector) != (other.shape_px, other.detector):
-        return False
-    a, b = one.stated, other.stated
-    return _near(a.beam_px, b.beam_px, absolute=SAME_BEAM_PX) and all(
-        _near(_numbers(a, name), _numbers(b, name), relative=SAME_WITHIN)
-        for name in ("wavelength_A", "distance_mm", "pixel_mm", "fast_axis", "slow_axis")
-    )
-
-
-def _numbers(stated: StatedGeometry, name: str) -> tuple[float, ...] | None:
-    value = getattr(stated, name)
-    return value if value is None or isinstance(value, tuple) else (value,)
-
-
-def _near(one: tuple[float, ...] | None, other: tuple[float, ...] | None, *, relative: float = 0.0, absolute: float = 0.0) -> bool:
-    if one is None or other is None:
-        return one is other
-    scale = max(abs(a) for a in one)
-    return all(abs(a - b) <= max(absolute, relative * scale) for a, b in zip(one, other, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from triage.core import SourceError
@@ -65,18 +66,28 @@ class GrowingFrames:
 
     def skip_missing(self) -> bool:
         """Goes on to the first later data file that is there; False where none is."""
+        missing: str | None = None
+        for i, found in self._later_files():
+            if isinstance(found, str):
+                missing = missing or found
+            elif i > self._link:
+                self.skipped = self.skipped or missing
+                self._link, self._within = i, 0
+                self._told = max(self._told, image_number(found))
+                return True
+        return False
+
+    def _later_files(self) -> Iterator[tuple[int, FrameTable | str]]:
+        """From the present data file on: what each holds, or why it is not there."""
         try:
             names = linked_names(self._path)
         except SourceError:
-            return False
-        for i in range(self._link + 1, len(names)):
-            table = _table_of(self._path, names[i])
-            if table is not None and len(table) > 0:
-                self.skipped = self.skipped or self.problem or f"{self._path}: {names[self._link]} is missing"
-                self._link, self._within = i, 0
-                self._told = max(self._told, image_number(table))
-                return True
-        return False
+            return
+        for i in range(self._link, len(names)):
+            try:
+                yield i, frame_table(locate(self._path, names[i]))
+            except SourceError as error:
+                yield i, str(error)
 
     def _next_of_whole(self) -> FrameTable | None:
         table = frame_table(locate(self._path, whole_name(self._path)))

@@ -70,7 +70,8 @@ def run_name(path: str, *, is_series: bool) -> str:
     file = Path(path)
     name = file.name[: -len(file.suffix)] if file.suffix.lower() in COMPRESSED else file.name
     stem = re.sub(r"_master$", "", name.rpartition(".")[0] or name)
-    if not is_series:
+    series_name, number = template(file)
+    if not is_series or number is None:
         return stem
-    prefix, _, _ = Path(template(file)[0]).name.partition("#")
+    prefix, _, _ = Path(series_name).name.partition("#")
     return prefix.rstrip("_-. ") or file.resolve().parent.name or stem
