@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from triage.__main__ import DEVELOPER_VERBS, VERBS, main
-from triage.commands import arguments, session
+from triage.commands import arguments, interrupt, session
 from triage.commands.masks import read_mask
 from triage.core import Judgement, Model, Pixels, Run, Spots
 from triage.refusal import ConfigError
@@ -122,6 +123,35 @@ def test_developer_verbs_that_are_not_there_say_where_they_are(
     assert main(["train"]) == 2
     [line] = err_lines(capsys)
     assert "pip install -e '.[train]'" in line
+
+
+def test_compiled_loops_have_a_place_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert main(["--version"]) == 0
+    folder = Path(os.environ["NUMBA_CACHE_DIR"])
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    assert folder.parent == tmp_path
+    assert folder.stat().st_mode & 0o077 == 0
+    folder.chmod(0o777)  # now anybody could have put code there
+    assert main(["--version"]) == 0
+    assert Path(os.environ["NUMBA_CACHE_DIR"]) != folder
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+
+
+def test_the_first_interrupt_asks_and_a_later_one_insists(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(interrupt, "_SAME_SIGNAL_S", 60.0)
+    with interrupt.interruptible(lambda: asked.append(True)):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # the same key press, passed on twice
+        assert asked == [True]
+        monkeypatch.setattr(interrupt, "_SAME_SIGNAL_S", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 # files and overrides

@@ -12,9 +12,7 @@ import pytest
 from triage.__main__ import main
 from triage.compose import released_dir
 
-pytestmark = pytest.mark.skipif(
-    not (released_dir() / "triage.onnx").is_file(), reason="no released network: test_packaging.py fails for it"
-)
+pytestmark = pytest.mark.skipif(not (released_dir() / "triage.onnx").is_file(), reason="no released network; test_packaging.py says so")
 
 DIFFRACTS = {
     "DLS_I03_smargon_0001.cbf.gz": True,
