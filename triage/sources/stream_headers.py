@@ -115,7 +115,7 @@ def _own(run: Run) -> dict[str, Any]:
         "negative_is_no_data": header.negative_is_no_data,
         "saturation_value": header.saturation_value,
         "mask_source": run.mask_source,
-        "geometry_problem": run.geometry_problem if run.geometry is None else None,
+        "geometry_problem": header.geometry_problem if run.geometry is None else None,
     }
     return {key: value for key, value in values.items() if value is not None}
 
