@@ -8,7 +8,7 @@ import pytest
 
 from triage.core import Run, RunHeader, RunKind
 from triage.geometry import Geometry, StatedGeometry
-from triage.sources.resolve import RunResolver
+from triage.sources.resolve import Overrides, RunResolver
 from triage.sources.stream_headers import SeriesName, header_of, start_of
 from triage.wire import stream1, stream2
 from triage.wire.arrays import EncodedArray
@@ -73,6 +73,8 @@ def test_a_translation_that_contradicts_the_distance_is_told_not_guessed():
     header = header_of(replace(START, detector_distance_m=0.2), "x")
     assert "200.00 mm" in header.geometry_problem
     assert "150.00 mm" in header.geometry_problem
+    given = Overrides(geometry=StatedGeometry(distance_mm=150.0, beam_px=(10.0, 15.0)))
+    assert RunResolver(given).resolve(header, "a").geometry.distance_mm == 150.0
     assert header_of(replace(START, detector_distance_m=0.1505), "x").geometry_problem is None
     upstream = replace(START, detector_translation_m=(0.0, 0.0, -0.15), detector_distance_m=0.15)
     assert header_of(upstream, "x").geometry_problem is None
@@ -182,11 +184,15 @@ def test_a_run_survives_the_detector_in_a_box(through):
     assert (again.header.omega_start_deg, again.header.omega_step_deg) == (1.5, 0.0)
 
 
-def test_a_run_without_geometry_stays_without():
-    header = RunHeader(source="x", shape_px=(20, 30), stated=StatedGeometry(wavelength_A=1.0), geometry_problem="not flat")
+@pytest.mark.parametrize("mendable", [True, False])
+def test_a_run_without_geometry_stays_without(mendable):
+    header = RunHeader(
+        source="x", shape_px=(20, 30), stated=StatedGeometry(wavelength_A=1.0), geometry_problem="odd", geometry_mendable=mendable
+    )
     run = RunResolver().resolve(header, "a")
     again = RunResolver().resolve(header_of(start_of(run, SeriesName(id=1, unique_id="u"), "c", 16), "y"), "a")
-    assert (again.geometry, again.geometry_problem) == (None, "not flat")
+    assert (again.geometry, again.geometry_problem) == (None, "odd")
+    assert again.header.geometry_mendable is mendable
 
 
 @pytest.mark.fixtures

@@ -32,7 +32,10 @@ def header_of(start: Start, source: str, channel: str | None = None) -> RunHeade
     """What a start message says of the run; None where it says nothing, nothing checked but the mask's shape."""
     own = start.user_data.get(OWN_KEY) if isinstance(start.user_data, Mapping) else None
     own = own if isinstance(own, Mapping) else {}
-    stated, problem = _stated(start)
+    stated = _stated(start)
+    problem, mendable = _problem(start, stated)
+    if problem is None:
+        problem, mendable = _text(own.get("geometry_problem")), own.get("geometry_mendable") is True
     mask, mask_source = _mask(start, channel)
     axis = _scanned(start)
     name = own.get("mask_source")
@@ -41,7 +44,8 @@ def header_of(start: Start, source: str, channel: str | None = None) -> RunHeade
         detector=start.detector_description,
         shape_px=start.shape_px,
         stated=stated,
-        geometry_problem=problem or _text(own.get("geometry_problem")),
+        geometry_problem=problem,
+        geometry_mendable=mendable,
         pixel_mask=mask,
         mask_source=name if mask is not None and isinstance(name, str) else mask_source,
         negative_is_no_data=own.get("negative_is_no_data") is True,
@@ -115,25 +119,21 @@ def _own(run: Run) -> dict[str, Any]:
         "negative_is_no_data": header.negative_is_no_data,
         "saturation_value": header.saturation_value,
         "mask_source": run.mask_source,
+        "geometry_mendable": header.geometry_mendable,
         "geometry_problem": header.geometry_problem if run.geometry is None else None,
     }
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _stated(start: Start) -> tuple[StatedGeometry, str | None]:
-    """The geometry, and why it must not be used."""
+def _stated(start: Start) -> StatedGeometry:
     wavelength = start.incident_wavelength_A
     if not wavelength and start.incident_energy_eV:
         wavelength = HC_EV_A / start.incident_energy_eV
     fast, slow = FAST_AXIS, SLOW_AXIS
     if start.detector_orientation is not None and any(start.detector_orientation):
         fast, slow = _half_turn(start.detector_orientation[:3]), _half_turn(start.detector_orientation[3:])
-    is_turned = abs(abs(np.cross(fast, slow)[2]) - 1.0) > 1e-4
-    distance_m, problem = _distance(start, is_turned)
-    swing = start.goniometer.get("two_theta", Axis()).start
-    if swing and not is_turned and problem is None:
-        problem = f"the header states a two-theta of {swing:g} deg but gives the detector's position without it"
-    stated = StatedGeometry(
+    distance_m = _distances_m(start)[0]
+    return StatedGeometry(
         wavelength_A=wavelength or None,
         distance_mm=None if distance_m is None else distance_m * 1e3,
         pixel_mm=None if start.pixel_m is None else (start.pixel_m[0] * 1e3, start.pixel_m[1] * 1e3),
@@ -141,21 +141,26 @@ def _stated(start: Start) -> tuple[StatedGeometry, str | None]:
         fast_axis=fast,
         slow_axis=slow,
     )
-    return stated, problem
 
 
-def _distance(start: Start, is_turned: bool) -> tuple[float | None, str | None]:
-    """Distance in m: as stated, else along the beam from the translation (whose z some writers count towards the source)."""
-    stated = start.detector_distance_m or None
+def _distances_m(start: Start) -> tuple[float | None, float | None]:
+    """The distance as stated, else along the beam; and along the beam from the translation (whose z some count towards the source)."""
     along = abs(start.detector_translation_m[2]) or None if start.detector_translation_m else None
-    if stated is None or along is None or is_turned:
-        return (stated if stated is not None else along), None
-    if abs(stated - along) > FAR * stated:
-        return (
-            stated,
-            f"the header contradicts itself: a distance of {stated * 1e3:.2f} mm, but a translation of {along * 1e3:.2f} mm along the beam",
-        )
-    return stated, None
+    return start.detector_distance_m or along, along
+
+
+def _problem(start: Start, stated: StatedGeometry) -> tuple[str | None, bool]:
+    """Why the geometry must not be used, and whether overriding distance and beam centre mends that."""
+    if abs(abs(np.cross(stated.fast_axis, stated.slow_axis)[2]) - 1.0) > 1e-4:
+        return None, False  # a tilted detector: its distance, along the normal, is not its translation along the beam
+    distance_m, along_m = _distances_m(start)
+    if distance_m is not None and along_m is not None and abs(distance_m - along_m) > FAR * distance_m:
+        what = f"a distance of {distance_m * 1e3:.2f} mm, but a translation of {along_m * 1e3:.2f} mm along the beam"
+        return f"the header contradicts itself: {what}; set source.geometry.distance_mm and source.geometry.beam_px", True
+    swing = start.goniometer.get("two_theta", Axis()).start
+    if swing:
+        return f"the header states a two-theta of {swing:g} deg but gives the detector's position without it", False
+    return None, False
 
 
 def _half_turn(vector: Vector | tuple[float, ...]) -> Vector:
