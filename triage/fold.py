@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from triage.core import Decay, Flag, FlagPolicy, Lost, Model, Progress, Record, Run, RunFinished, RunStarted, Verdict
@@ -64,7 +64,6 @@ class RunFold:
         self._announced_seen = IndexSet()
         self._unnumbered = 0  # received, but nobody can say which frame it was
         self._flags: Counter[str] = Counter()
-        self._begun_s = time.monotonic()
 
     @property
     def progress(self) -> Progress:
@@ -125,7 +124,7 @@ class RunFold:
             progress=self._progress,
             flags=dict(self._flags),
             indexed=0,
-            wall_s=time.monotonic() - self._begun_s,
+            wall_s=max(0.0, (datetime.now(UTC) - self.run.started_at).total_seconds()),
             complete=complete,
             reason=reason,
         )
