@@ -42,7 +42,9 @@ class FrameModule(L.LightningModule):
 
     def __init__(self, size: NetworkSize, *, learning_rate: float, weight_decay: float, warm_up: float, ema_decay: float) -> None:
         super().__init__()
-        self.save_hyperparameters({"learning_rate": learning_rate, "weight_decay": weight_decay, "warm_up": warm_up, "ema_decay": ema_decay})
+        self.save_hyperparameters(
+            {"learning_rate": learning_rate, "weight_decay": weight_decay, "warm_up": warm_up, "ema_decay": ema_decay}
+        )
         self.network = Network(size)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
 

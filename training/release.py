@@ -62,8 +62,8 @@ def run_split(network: Network, folder: Path, split: str) -> Outputs:
             logits = network(batch["image"], batch["crops"], batch["features"])
             parts.append((logits.lattices, logits.kind, logits.ice, logits.log_s))
             truths.append({name: batch[name] for name in names})
-    joined = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return Outputs(*joined, truth={name: torch.cat([t[name] for t in truths]) for name in names})
+    lattices, kind, ice, log_s = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Outputs(lattices, kind, ice, log_s, truth={name: torch.cat([t[name] for t in truths]) for name in names})
 
 
 def calibrate(outputs: Outputs) -> Calibration:

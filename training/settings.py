@@ -1,14 +1,18 @@
-"""Checked settings of `triage train`, mirrored in conf/train.yaml and conf/experiment/."""
+"""Checked settings of the developer's verbs, mirrored in conf/train.yaml, conf/experiment/ and conf/simulate.yaml."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from models.network import NetworkSize
+from training.simulate.detectors import DETECTORS
 from triage.preprocess import Preprocess
+from triage.settings import Strict
+
+if TYPE_CHECKING:
+    from models.network import NetworkSize
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -62,6 +66,8 @@ class NetworkSettings(_Strict):
 
     def size(self) -> NetworkSize:
         """As the network takes it."""
+        from models.network import NetworkSize  # brings torch, which takes seconds: not to refuse a wrong key
+
         return NetworkSize(
             trunk=tuple(self.trunk),
             crop=(self.crop[0], self.crop[1], self.crop[2]),
@@ -85,3 +91,30 @@ class TrainSettings(_Strict):
     trainer: TrainerSettings
     tracking: TrackingSettings
     network: NetworkSettings
+
+
+class SimulatePart(Strict):
+    """Which frames are simulated, and where they are written."""
+
+    out: str
+    n: Positive
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    frames_per_file: Annotated[int, Field(ge=1, le=100_000)]
+    processes: Annotated[int, Field(ge=1, le=1024)] | None
+    """Null: one for each core."""
+    detectors: Annotated[list[str], Field(min_length=1)] | None
+    """Null: all, by their usual shares."""
+
+    @field_validator("detectors")
+    @classmethod
+    def _known(cls, names: list[str] | None) -> list[str] | None:
+        unknown = [name for name in names or () if name not in DETECTORS]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is not one of {', '.join(DETECTORS)}")
+        return names
+
+
+class SimulateSettings(Strict):
+    """Everything `triage simulate` takes."""
+
+    simulate: SimulatePart

@@ -93,7 +93,9 @@ def git_revision() -> str:
 def _loader(settings: TrainSettings, split: str) -> DataLoader[dict[str, torch.Tensor]]:
     training = split == "train"
     dataset = FrameDataset(load(settings.data.folder, split), augment=training)
-    return DataLoader(dataset, batch_size=settings.trainer.batch, shuffle=training, drop_last=training and len(dataset) > settings.trainer.batch)
+    return DataLoader(
+        dataset, batch_size=settings.trainer.batch, shuffle=training, drop_last=training and len(dataset) > settings.trainer.batch
+    )
 
 
 def _logger(settings: TrainSettings) -> Logger:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from training.settings import TrainSettings
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from training.settings import SimulateSettings, TrainSettings
+from triage.commands.console import console
 from triage.compose import compose_settings
+
+if TYPE_CHECKING:
+    from training.simulate.experiment import Progress as Done
 
 _HELP = {
     "train": """triage train [overrides]
@@ -14,6 +25,12 @@ Simulates what is missing, trains the network, records the run in MLflow. Exampl
   triage train experiment=debug                 does it run at all?
   triage train out=runs/wide network.hidden=256 trainer.epochs=20
   triage train resume=runs/train/last.ckpt""",
+    "simulate": """triage simulate [overrides]
+Writes simulated frames as NXmx files, the truth of each under /entry/labels (docs/simulate.md). Complete files in the folder are kept.
+Examples:
+  triage simulate simulate.out=frames simulate.n=1000 simulate.seed=1
+  triage simulate simulate.out=frames simulate.n=20 simulate.frames_per_file=5 simulate.detectors='["EIGER2 500K"]'
+  triage simulate simulate.out=frames simulate.n=100000 simulate.processes=32""",
 }
 
 
@@ -28,3 +45,36 @@ def train(argv: list[str]) -> int:
     settings = compose_settings("train", argv, TrainSettings)
     print(f"trained: {fit(settings)}")  # noqa: T201
     return 0
+
+
+def simulate(argv: list[str]) -> int:
+    """`triage simulate`."""
+    if any(argument in ("-h", "--help") for argument in argv):
+        print(_HELP["simulate"])  # noqa: T201
+        return 0
+    wanted = compose_settings("simulate", argv, SimulateSettings).simulate
+    from training.simulate.experiment import plan, write_files  # torch takes seconds to import: not for --help, nor a wrong key
+
+    folder = Path(wanted.out).expanduser()
+    detectors = tuple(wanted.detectors) if wanted.detectors is not None else None
+    files = plan(folder, n=wanted.n, seed=wanted.seed, frames_per_file=wanted.frames_per_file, detectors=detectors)
+    with _frames_bar(wanted.n) as done:
+        made = write_files(files, wanted.processes or _cores(), done)
+    kept = f" ({len(files) - made} were there already)" if made < len(files) else ""
+    print(f"simulated: {wanted.n} frames in {len(files)} files{kept}: {folder}")  # noqa: T201
+    return 0
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _frames_bar(total: int) -> Iterator[Done]:
+    """A progress bar of frames on standard error; silent where that is no terminal."""
+    err = console(stderr=True)
+    columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn("frames"), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("simulating", total=total)
+        yield lambda frames: bar.advance(task, frames)

@@ -18,7 +18,7 @@ _S_TOP = 1.6  # 1/A
 
 
 def resolution_map(geometry: Geometry) -> torch.Tensor:
-    """s = 1/d at every pixel's centre, (slow, fast), in 1/A."""
+    """Inverse resolution s = 1/d at every pixel's centre, (slow, fast), in 1/A."""
     slow = np.arange(0, geometry.shape_px[0] + _STEP, _STEP, dtype=float)
     fast = np.arange(0, geometry.shape_px[1] + _STEP, _STEP, dtype=float)
     coarse = geometry.inverse_d_per_A(np.stack(np.meshgrid(slow, fast, indexing="ij"), axis=-1) + 0.5)

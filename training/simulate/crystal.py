@@ -41,7 +41,8 @@ COMMON_SPACE_GROUPS = {
     "I 21 3": 0.3,
     "P 21 3": 0.3,
 }
-"""Rough shares (per cent) of the commonest macromolecular space groups (Wukovitz & Yeates, Nat. Struct. Biol. 2 (1995) 1062; PDB counts)."""
+"""Rough shares (per cent) of the commonest macromolecular space groups (Wukovitz & Yeates, Nat. Struct. Biol. 2 (1995) 1062; PDB)."""
+Cell = tuple[float, float, float, float, float, float]
 _RARE_SHARE = 0.15  # of all 65 Sohncke groups taken together, so that each is met
 
 
@@ -50,7 +51,7 @@ class Crystal:
     """What diffracts, apart from its orientation."""
 
     space_group: str
-    cell: tuple[float, float, float, float, float, float]
+    cell: Cell
     """a, b, c in A; alpha, beta, gamma in deg."""
     seed: int
     """Of the structure factors."""
@@ -88,7 +89,8 @@ class Crystal:
 
     def fall_off(self, s_per_A: torch.Tensor) -> torch.Tensor:
         """Mean intensity against s = 1/d: protein-like shape (bulk-solvent dip, 6 A minimum, 4.5 A bump; Popov & Bourenkov,
-        Acta Cryst. D59 (2003) 1145) times exp(-B s^2 / 2)."""
+        Acta Cryst. D59 (2003) 1145) times exp(-B s^2 / 2).
+        """
         s2 = s_per_A * s_per_A
         debye_waller = torch.exp(-0.5 * self.b_factor_A2 * s2)
         if self.is_salt:
@@ -139,7 +141,7 @@ def classify(hkl: torch.Tensor, space_group: str) -> tuple[torch.Tensor, torch.T
 
 
 def _rotated(hkl: torch.Tensor, rotation: np.ndarray) -> torch.Tensor:
-    """h R without integer matrix products (which torch lacks on CUDA)."""
+    """The product h R without integer matrix products (which torch lacks on CUDA)."""
     columns = []
     for j in range(3):
         column = torch.zeros_like(hkl[:, 0])
@@ -184,10 +186,10 @@ def draw_crystal(rng: np.random.Generator) -> Crystal:
     small = rng.random() < 0.05  # peptides, cofactors, small molecules as the sample
     lengths = rng.uniform(14.0, 32.0, size=3) if small else np.exp(rng.normal(np.log(75.0), 0.42, size=3)).clip(28.0, 420.0)
     cell = _obey(gemmi.SpaceGroup(name), lengths, rng.normal(100.0, 8.0), rng)
-    pseudo = None
+    pseudo: tuple[float, float, float] | None = None
     if rng.random() < 0.05:
-        pseudo = tuple(float(x) for x in rng.choice([0.0, 0.5], size=3))
-        pseudo = pseudo if any(pseudo) else (0.0, 0.0, 0.5)
+        x, y, z = (float(half) for half in rng.choice([0.0, 0.5], size=3))
+        pseudo = (x, y, z) if any((x, y, z)) else (0.0, 0.0, 0.5)
     return Crystal(
         space_group=name,
         cell=cell,
@@ -206,13 +208,14 @@ def draw_salt(rng: np.random.Generator) -> Crystal:
     return Crystal(space_group=name, cell=cell, seed=int(rng.integers(2**31)), b_factor_A2=float(rng.uniform(1.0, 4.0)), is_salt=True)
 
 
-def _obey(group: gemmi.SpaceGroup, lengths: np.ndarray, beta: float, rng: np.random.Generator) -> tuple[float, ...]:
+def _obey(group: gemmi.SpaceGroup, lengths: np.ndarray, beta: float, rng: np.random.Generator) -> Cell:
     """Cell that the lattice system allows."""
     a, b, c = (float(x) for x in lengths)
     beta = float(np.clip(beta, 90.0, 125.0))
     match group.crystal_system_str():
         case "triclinic":
-            return (a, b, c, *(float(x) for x in rng.uniform(75.0, 105.0, size=3)))
+            alpha, beta, gamma = (float(angle) for angle in rng.uniform(75.0, 105.0, size=3))
+            return (a, b, c, alpha, beta, gamma)
         case "monoclinic":
             return (a, b, c, 90.0, beta, 90.0)
         case "orthorhombic":

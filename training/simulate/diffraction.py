@@ -79,7 +79,7 @@ def reflections(lattice: Lattice, beam: Beam, geometry: Geometry, d_min_A: float
     axis = torch.tensor(beam.rotation_axis, dtype=g.dtype)
     speed = (k1 / length[:, None] * torch.linalg.cross(axis.expand_as(g), g)).sum(dim=1)  # d(error)/d(phi), 1/A per rad
     fraction = recorded_fraction(error, speed, sigma, np.deg2rad(beam.rotation_deg))
-    keep = fraction > 1e-4 / sigma.max()
+    keep = fraction > 1e-4 / (float(sigma.max()) if len(sigma) else 1.0)
     hkl, g, s, error, speed, sigma, fraction = (x[keep] for x in (hkl, g, s, error, speed, sigma, fraction))
     # Where within the exposure it diffracts: rotate g there, so that the spot lies where its photons went.
     angle = (-error / torch.where(speed.abs() < 1e-6, torch.full_like(speed, 1e-6), speed)).clamp(

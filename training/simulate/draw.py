@@ -6,6 +6,7 @@ The shares below are the base rates the network is calibrated at; they travel wi
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def _diffracting(rng: np.random.Generator, scene: Scene, main: Crystal, crystals
 
 def _not_diffracting(rng: np.random.Generator, scene: Scene, main: Crystal) -> Scene:
     level = scene.background.level
-    changes: dict[str, object] = {}
+    changes: dict[str, Any] = {}
     if scene.kind == "blank":
         if rng.random() < 0.25:  # a crystal too weak to be seen is no diffraction either
             changes = {"lattices": (_lattice(rng, main, 1.0),), "visible_spots": int(rng.integers(1, 7))}
