@@ -8,6 +8,7 @@ kind of non-diffraction, ice rings, resolution limit. Plain torch; about 0.24 GM
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class _Trunk(nn.Module):
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
         layers: list[nn.Module] = [_down(N_CHANNELS, widths[0])]
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers += [_down(before, after), _Residual(after)]
         self.body = nn.Sequential(*layers)
 
@@ -116,7 +117,9 @@ class Network(nn.Module):
         self.size = size = size or NetworkSize()
         self.trunk = _Trunk(size.trunk)
         self.crops = _Crops(size.crop)
-        self.features = nn.Sequential(nn.BatchNorm1d(size.n_features), nn.Linear(size.n_features, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+        self.features = nn.Sequential(
+            nn.BatchNorm1d(size.n_features), nn.Linear(size.n_features, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()
+        )
         joined = 2 * size.trunk[-1] + 2 * size.crop[-1] + 64
         self.join = nn.Sequential(
             nn.Linear(joined, size.hidden), nn.ReLU(), nn.Dropout(size.dropout), nn.Linear(size.hidden, size.hidden), nn.ReLU()
