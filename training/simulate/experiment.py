@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -115,6 +116,8 @@ def write_files(files: Sequence[FilePlan], processes: int, progress: Progress) -
         try:
             for future in as_completed(futures):
                 progress(future.result())
+        except BrokenProcessPool:
+            raise SimulationError("a worker was killed, perhaps for want of memory; run it again with fewer simulate.processes") from None
         except BaseException:  # Ctrl-C too: what has not begun must not begin
             pool.shutdown(wait=False, cancel_futures=True)
             raise
