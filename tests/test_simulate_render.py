@@ -1,0 +1,299 @@
+"""Counts and labels of rendered scenes. Truths: Poisson's statistics, ring radii in closed form, module layouts, the contract's rules."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+torch = pytest.importorskip("torch")
+from training.simulate.crystal import Crystal  # noqa: E402
+from training.simulate.detectors import DETECTORS, gap_mask  # noqa: E402
+from training.simulate.diffraction import Beam, Lattice, Reflections, reflections  # noqa: E402
+from training.simulate.draw import draw_scene, rotation_about  # noqa: E402
+from training.simulate.render import Rendered, _apart, _paint, render  # noqa: E402
+from training.simulate.scene import Artefacts, Background, Powder, Scene, Shadows  # noqa: E402
+from triage.core import Spots  # noqa: E402
+from triage.spots import DispersionFinder  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+CONSTANT = Background(level=10.0, air=0.0, water=0.0, plastic=0.0, constant=1.0, unevenness=0.0)
+LYSOZYME = Crystal(space_group="P 43 21 2", cell=(78.9, 78.9, 37.9, 90.0, 90.0, 90.0), seed=193, b_factor_A2=20.0)
+START = rotation_about(np.array([0.3, -0.8, 0.52]), 63.0)
+
+
+def lattice(turned_deg: float = 0.0, *, scale: float = 1.0) -> Lattice:
+    turned = rotation_about(np.array([0.1, 0.5, 0.9]), turned_deg) @ START
+    return Lattice(crystal=LYSOZYME, orientation=tuple(map(float, turned.ravel())), mosaicity_deg=0.1, domain_A=4000.0, scale=scale)
+
+
+def scene(**changes: Any) -> Scene:
+    """An empty frame of a small detector."""
+    plain = Scene(
+        seed=5,
+        detector="EIGER2 500K",
+        wavelength_A=1.0,
+        distance_mm=90.0,
+        beam_px=(250.3, 512.8),
+        beam=Beam(bandwidth=2e-4, divergence_rad=1e-4, size_px=0.6, rotation_deg=0.2),
+        background=dataclasses.replace(CONSTANT, level=0.3),
+        shadows=Shadows(stop_px=8.0),
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def diffracting(*lattices: Lattice, visible: int = 120, **changes: Any) -> Scene:
+    return scene(lattices=lattices or (lattice(),), visible_spots=visible, **changes)
+
+
+def radii_px(made: Scene) -> npt.NDArray[np.float64]:
+    slow, fast = (np.arange(n) + 0.5 - centre for n, centre in zip(made.geometry().shape_px, made.beam_px, strict=True))
+    return np.hypot(slow[:, None], fast[None, :])
+
+
+@pytest.mark.parametrize("level", [0.05, 10.0])
+def test_a_flat_background_has_the_mean_and_variance_of_photon_counting(level: float) -> None:
+    made = scene(background=dataclasses.replace(CONSTANT, level=level))
+    rendered = render(made)
+    rows, columns = np.mgrid[0:512, 0:1028] + 0.5
+    s = made.geometry().inverse_d_per_A(np.stack([rows, columns], axis=-1))
+    expected = level * np.exp(-1.2 * s**2)  # what the scene promises: a constant, falling off towards high angles
+    away = radii_px(made) > 30
+    counts, expected = rendered.counts[away].astype(np.float64), expected[away]
+    assert counts.sum() == pytest.approx(expected.sum(), abs=5 * math.sqrt(expected.sum()) + 1e-3 * expected.sum())
+    dispersion = ((counts - expected) ** 2 / expected).mean()  # variance over mean: 1 for Poisson, +- sqrt((2 + 1 / mean) / n)
+    assert dispersion == pytest.approx(1.0, abs=6 * math.sqrt((2 + 1 / level) / len(counts)) + 1e-3)
+    assert rendered.labels.background == pytest.approx(float(np.median(expected)), rel=0.02)
+
+
+def test_the_beam_stop_and_a_closed_shutter_let_nothing_through() -> None:
+    bright = scene(background=CONSTANT, shadows=Shadows(stop_px=20.0))
+    assert render(bright).counts[radii_px(bright) < 12].mean() < 0.05 * 10
+    closed = scene(background=CONSTANT, artefacts=Artefacts(shutter_closed=True))
+    assert render(closed).counts.mean() < 10 * 2e-4
+
+
+@pytest.mark.parametrize("d_A", [3.897, 2.249])
+def test_ice_rings_lie_at_their_radii(d_A: float) -> None:
+    made = scene(ice=Powder(rings_per_A=(1.0 / d_A,), strengths=(6.0,), width=0.002), background=CONSTANT, distance_mm=60.0)
+    rendered = render(made)
+    radius = radii_px(made)
+    profile = np.bincount(radius.astype(int).ravel(), rendered.counts.ravel()) / np.bincount(radius.astype(int).ravel())
+    two_theta = 2 * math.asin(made.wavelength_A / (2 * d_A))
+    expected = made.distance_mm / 0.075 * math.tan(two_theta)
+    near = np.arange(int(expected) - 6, int(expected) + 7)
+    weight = (profile[near] - profile[near[[0, -1]]].mean()).clip(0)
+    assert ((near + 0.5) * weight).sum() / weight.sum() == pytest.approx(expected, abs=0.6)
+    assert rendered.labels.ice_rings
+    assert rendered.labels.non_diffraction_kind == "ice"
+
+
+def test_a_ring_too_faint_to_see_is_no_ice() -> None:
+    labels = render(scene(ice=Powder(rings_per_A=(1.0 / 3.897,), strengths=(0.02,), width=0.002))).labels
+    assert not labels.ice_rings
+    assert labels.non_diffraction_kind == "blank"
+
+
+@pytest.mark.parametrize("artefacts", [Artefacts(), Artefacts(zingers=5, hot_pixels=4, hot_lines=1, dead_module=True, jet_streak=2.0)])
+def test_the_same_scene_makes_the_same_frame(artefacts: Artefacts) -> None:
+    made = diffracting(
+        artefacts=artefacts, ice=Powder(rings_per_A=(0.2566,), strengths=(2.0,), width=0.002, texture=1.0, n_spots=9, spot_photons=60.0)
+    )
+    first, again, other = render(made), render(made), render(dataclasses.replace(made, seed=6))
+    assert np.array_equal(first.counts, again.counts)
+    assert first.labels == again.labels
+    assert not np.array_equal(first.counts, other.counts)
+
+
+def test_a_scene_survives_json() -> None:
+    rng = np.random.default_rng(8)
+    drawn = [draw_scene(rng) for _ in range(60)]
+    assert any(made.salt is not None for made in drawn)
+    assert any(made.powder is not None for made in drawn)
+    for made in drawn:
+        assert Scene.from_json(made.to_json()) == made
+        json.loads(made.to_json(), parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+
+
+def test_a_painted_spot_keeps_its_photons_place_and_width() -> None:
+    image = torch.zeros(60, 60)
+    along = (0.6, 0.8)
+    spot = one_spot(30.35, 28.6, radial=2.4, tangential=1.2, direction=along, photons=500.0)
+    _paint(image, spot)
+    pixels = image.numpy()
+    slow, fast = np.mgrid[0:60, 0:60] + 0.5
+    assert pixels.sum() == pytest.approx(500.0, rel=1e-4)
+    d_slow, d_fast = slow - 30.35, fast - 28.6
+    for moment in (d_slow, d_fast):
+        assert (pixels * moment).sum() / 500.0 == pytest.approx(0.0, abs=0.01)
+    u, v = d_slow * along[0] + d_fast * along[1], d_fast * along[0] - d_slow * along[1]
+    assert (pixels * u**2).sum() / 500.0 == pytest.approx(2.4**2, rel=0.03)
+    assert (pixels * v**2).sum() / 500.0 == pytest.approx(1.2**2, rel=0.03)
+
+
+def one_spot(slow: float, fast: float, *, radial: float, tangential: float, direction: tuple[float, float], photons: float) -> Reflections:
+    return Reflections(
+        positions_px=torch.tensor([[slow, fast]]),
+        photons=torch.tensor([photons]),
+        s_per_A=torch.tensor([0.2]),
+        radial_px=torch.tensor([radial]),
+        tangential_px=torch.tensor([tangential]),
+        direction=torch.tensor([direction]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "is_apart"), [(0.9 * 2.355 * 2, 0, False), (1.1 * 2.355 * 2, 0, True), (0, 0.9 * 2.355, False), (0, 1.1 * 2.355, True)]
+)
+def test_a_spot_is_apart_when_it_lies_more_than_one_fwhm_from_stronger_ones(slow: float, fast: float, is_apart: bool) -> None:
+    weak = one_spot(100.0, 100.0, radial=2.0, tangential=1.0, direction=(1.0, 0.0), photons=50.0)
+    strong = one_spot(100.0 + slow, 100.0 + fast, radial=2.0, tangential=1.0, direction=(1.0, 0.0), photons=80.0)
+    assert _apart(weak, torch.tensor([True]), [strong]).tolist() == [is_apart]
+    assert _apart(weak, torch.tensor([True]), []).tolist() == [True]
+
+
+def test_exact_twins_count_as_one_lattice() -> None:
+    labels = render(diffracting(lattice(), lattice(scale=0.8))).labels
+    assert labels.n_lattices == 1
+    assert labels.lattices[1].visible_spots > 60
+    assert labels.lattices[1].separable_spots == 0
+    assert labels.lattices[1].separation_deg == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize(("turned_deg", "number"), [(0.01, 1), (3.0, 2), (40.0, 2)])
+def test_a_second_lattice_counts_when_its_spots_come_apart(turned_deg: float, number: int) -> None:
+    labels = render(diffracting(lattice(), lattice(turned_deg, scale=0.8))).labels
+    assert labels.n_lattices == number
+    assert labels.lattices[1].separation_deg == pytest.approx(turned_deg, abs=1e-3)
+    assert labels.lattices[1].intensity_ratio == 0.8
+
+
+def test_a_second_lattice_too_weak_to_be_seen_does_not_count() -> None:
+    labels = render(diffracting(lattice(), lattice(40.0, scale=0.01))).labels
+    assert labels.n_lattices == 1
+    assert labels.lattices[1].visible_spots < 8
+
+
+@pytest.mark.parametrize(("visible", "number"), [(5, 0), (12, 1)])
+def test_a_lattice_counts_from_eight_visible_spots(visible: int, number: int) -> None:
+    labels = render(diffracting(visible=visible)).labels
+    assert labels.n_lattices == number
+    assert (labels.d_min_A is None) == (number == 0)
+    assert labels.non_diffraction_kind == ("blank" if number == 0 else None)
+
+
+@pytest.mark.parametrize("wanted", [20, 60, 120])
+@pytest.mark.parametrize("level", [0.05, 8.0])
+def test_as_many_spots_are_visible_as_were_asked_for(wanted: int, level: float) -> None:
+    made = diffracting(visible=wanted, background=dataclasses.replace(CONSTANT, level=level), d_min_A=1.5)
+    assert abs(render(made).labels.visible_spots - wanted) <= 2
+
+
+@pytest.mark.parametrize(
+    ("detector", "written"), [("PILATUS 300K", -1), ("EIGER 1M", 2**32 - 1), ("EIGER2 1M", 2**16 - 1), ("JUNGFRAU 1M", None)]
+)
+def test_gaps_hold_the_detectors_no_data_value(detector: str, written: int | None) -> None:
+    shape = DETECTORS[detector][0].shape_px
+    made = scene(detector=detector, beam_px=(shape[0] * 0.52, shape[1] * 0.48), background=CONSTANT)
+    rendered = render(made)
+    gaps = gap_mask(detector)
+    found = rendered.counts[gaps]
+    assert gaps.any()
+    assert np.isnan(found).all() if written is None else (found == written).all()
+    low, high = rendered.run.valid_range(rendered.counts.dtype)
+    with np.errstate(invalid="ignore"):
+        usable = (rendered.counts >= low) & (rendered.counts <= high)
+    assert not usable[gaps].any()
+    assert usable[~gaps].all()
+
+
+@pytest.mark.parametrize(
+    ("detector", "shape", "lines", "columns"),
+    [
+        ("PILATUS 300K", (619, 487), (195, 211), None),  # DECTRIS PILATUS manuals
+        ("EIGER 1M", (1065, 1030), (514, 550), None),
+        ("EIGER2 4M", (2162, 2068), (512, 549), (1028, 1039)),
+        ("EIGER2 16M", (4362, 4148), (512, 549), (1028, 1039)),
+        ("PILATUS3 6M", (2527, 2463), (195, 211), (487, 493)),
+    ],
+)
+def test_module_layouts_are_the_manufacturers(
+    detector: str, shape: tuple[int, int], lines: tuple[int, int], columns: tuple[int, int] | None
+) -> None:
+    gaps = gap_mask(detector)
+    assert gaps.shape == shape == DETECTORS[detector][0].shape_px
+    in_gap = np.flatnonzero(gaps.all(axis=1))
+    assert (in_gap[0], in_gap[lines[1] - lines[0]]) == lines
+    across = np.flatnonzero(gaps.all(axis=0))
+    assert (columns is None) == (len(across) == 0)
+    if columns is not None:
+        assert (across[0], across[columns[1] - columns[0]]) == columns
+
+
+def test_an_integrating_detector_adds_its_offset_and_noise() -> None:
+    made = scene(detector="RAYONIX MX225", beam_px=(768.0, 768.0), background=dataclasses.replace(CONSTANT, level=20.0))
+    rendered = render(made)
+    corner = rendered.counts[:200, :200].astype(np.float64)
+    light = corner.mean() - 10.0
+    assert rendered.run.header.offset == 10.0
+    assert corner.var() == pytest.approx(light + 1.5**2 + 1 / 12, rel=0.1)  # photons, read noise, rounding
+
+
+def found_spots(rendered: Rendered) -> Spots:
+    return DispersionFinder().find(rendered.counts, rendered.run)
+
+
+@pytest.mark.parametrize("level", [0.1, 4.0])
+def test_the_spot_finder_finds_the_visible_spots_and_little_else(level: float) -> None:
+    made = diffracting(background=dataclasses.replace(CONSTANT, level=level))
+    rendered = render(made)
+    expected = reflections(made.lattices[0], made.beam, made.geometry(), made.d_min_A, made.detector_model().spread_px)
+    photons = expected.photons.numpy() * rendered.labels.photons
+    area = 4 * np.pi * (expected.radial_px * expected.tangential_px).numpy()
+    significance = photons / np.sqrt(photons + level * area)
+    positions = expected.positions_px.numpy()
+    away = np.hypot(*(positions - made.beam_px).T) > 25
+    found = found_spots(rendered).positions_px
+    nearest = np.linalg.norm(positions[:, None] - found[None], axis=2)
+    clear = away & (significance >= 8)
+    assert clear.sum() > 40
+    assert (nearest[clear].min(axis=1) < 2.0).mean() > 0.95
+    assert (nearest[away & (significance >= 5)].min(axis=1) < 2.5).mean() > 0.7
+    assert (nearest[significance > 1.5].min(axis=0) < 3.0).mean() > 0.95  # of what was found
+
+
+@pytest.mark.parametrize("artefacts", [Artefacts(zingers=6), Artefacts(hot_lines=1, zingers=1)])
+def test_artefacts_are_no_diffraction(artefacts: Artefacts) -> None:
+    labels = render(scene(artefacts=artefacts)).labels
+    assert (labels.n_lattices, labels.non_diffraction_kind) == (0, "artefact")
+
+
+def test_salt_without_the_sample_is_no_diffraction() -> None:
+    salt = Crystal(space_group="P 21 21 21", cell=(9.2, 10.8, 12.9, 90.0, 90.0, 90.0), seed=4, b_factor_A2=2.0, is_salt=True)
+    strong = dataclasses.replace(lattice(), crystal=salt, mosaicity_deg=0.5)
+    made = scene(salt=strong, salt_spots=9, distance_mm=50.0, beam=Beam(bandwidth=5e-3, divergence_rad=5e-4, rotation_deg=0.5))
+    labels = render(made).labels
+    assert (labels.n_lattices, labels.non_diffraction_kind, labels.d_min_A) == (0, "salt", None)
+
+
+def test_decay_follows_the_stated_b_factor() -> None:
+    """The same crystal with B larger by 30 A^2, at the same photons: visible intensities fall by exp(-B s^2 / 2)."""
+    photons = render(diffracting()).labels.photons
+    fresh = diffracting(photons=photons)
+    crystal = dataclasses.replace(LYSOZYME, b_factor_A2=LYSOZYME.b_factor_A2 + 30.0)
+    damaged = diffracting(dataclasses.replace(lattice(), crystal=crystal), photons=photons)
+    before, after = found_spots(render(fresh)), found_spots(render(damaged))
+    distance = np.linalg.norm(before.positions_px[:, None] - after.positions_px[None], axis=2)
+    pairs = [(i, int(row.argmin())) for i, row in enumerate(distance) if row.min() < 1.0]
+    bright = [(i, k) for i, k in pairs if before.intensity[i] > 300]
+    assert len(bright) > 10
+    s = before.inverse_d_per_A[[i for i, _ in bright]].astype(np.float64)
+    ratio = np.array([after.intensity[k] / before.intensity[i] for i, k in bright])
+    slope = np.polyfit(s**2, np.log(ratio), 1, w=np.sqrt(before.intensity[[i for i, _ in bright]]))[0]
+    assert slope == pytest.approx(-15.0, abs=4.0)
