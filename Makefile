@@ -2,7 +2,7 @@
 # make demo ARGS="..." the same with settings, such as demo.frames=200 dashboard=off
 # make test            the whole test suite (installs CPU torch)
 # make lint            formatting, types, import contracts
-# make bench           frames per second of the early lane on one core
+# make bench           how fast the parts are, on one core (ARGS="early_lane" for frames per second alone)
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -27,7 +27,7 @@ lint: $(STAMPS)/lint
 	$(BIN)/lint-imports
 
 bench: $(STAMPS)/runtime
-	$(BIN)/python -m benchmarks.early_lane $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
