@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 from training.simulate.crystal import Crystal, _group_table, classify, draw_crystal, draw_salt  # noqa: E402
 
 pytestmark = pytest.mark.torch
+torch.set_num_threads(1)  # on a busy machine two wait for each other
 
 GROUPS = ["P 1", "C 1 2 1", "P 21 21 21", "P 2 2 2", "P 43 21 2", "P 32 2 1", "R 3 2", "P 61 2 2", "F 4 3 2", "I 41 3 2"]
 CELL = (60.0, 70.0, 80.0, 90.0, 90.0, 90.0)

@@ -28,6 +28,7 @@ from training.simulate.draw import random_rotation, rotation_about  # noqa: E402
 from triage.geometry import Geometry  # noqa: E402
 
 pytestmark = pytest.mark.torch
+torch.set_num_threads(1)  # on a busy machine two wait for each other
 
 GEOMETRY = Geometry(wavelength_A=1.0, distance_mm=100.0, pixel_mm=(0.075, 0.075), beam_px=(500.0, 480.0), shape_px=(1000, 1000))
 CRYSTAL = Crystal(space_group="P 21 21 21", cell=(50.0, 60.0, 70.0, 90.0, 90.0, 90.0), seed=3, b_factor_A2=15.0)

@@ -22,6 +22,7 @@ from triage.core import Spots  # noqa: E402
 from triage.spots import DispersionFinder  # noqa: E402
 
 pytestmark = pytest.mark.torch
+torch.set_num_threads(1)  # on a busy machine two wait for each other
 
 CONSTANT = Background(level=10.0, air=0.0, water=0.0, plastic=0.0, constant=1.0, unevenness=0.0)
 LYSOZYME = Crystal(space_group="P 43 21 2", cell=(78.9, 78.9, 37.9, 90.0, 90.0, 90.0), seed=193, b_factor_A2=20.0)

@@ -97,6 +97,7 @@ def plan(folder: Path, *, n: int, seed: int, frames_per_file: int, detectors: tu
 
 def write_file(file: FilePlan, on_frame: Callable[[], None] = lambda: None) -> int:
     """Simulates one file; returns its number of frames."""
+    torch.set_num_threads(1)  # files are simulated side by side; more threads a file wait for each other
     write_nxmx(file.path, file.scenes(), recipe=file.recipe, on_frame=on_frame)
     return file.frames
 
@@ -126,4 +127,3 @@ def write_files(files: Sequence[FilePlan], processes: int, progress: Progress) -
 
 def _prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker at once and in silence; its file is not complete then
-    torch.set_num_threads(1)
