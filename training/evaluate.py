@@ -187,7 +187,8 @@ def as_markdown(report: dict[str, Any]) -> str:
     lines += ["", f"Resolution limit: median relative error {resolution['median']:.1%}, 90th percentile {resolution['p90']:.1%}."]
     lines += ["ECE: " + ", ".join(f"{name} {value:.3f}" for name, value in ece.items()) + "."]
     lines += ["", "| true kind | " + " | ".join(NON_DIFFRACTION_KINDS) + " |", "|---|" + "---|" * len(NON_DIFFRACTION_KINDS)]
-    lines += [f"| {name} | " + " | ".join(str(row[k]) for k in NON_DIFFRACTION_KINDS) + " |" for name, row in report["kind_confusion"].items()]
+    for name, row in report["kind_confusion"].items():
+        lines.append(f"| {name} | " + " | ".join(str(row[k]) for k in NON_DIFFRACTION_KINDS) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -30,6 +30,8 @@ class DataSettings(_Strict):
     train_frames: Positive
     validation_frames: Positive
     processes: Positive
+    loaders: Annotated[int, Field(ge=0, le=64)]
+    """Processes that read frames while others are trained on; 0: none."""
 
 
 class TrainerSettings(_Strict):

@@ -94,7 +94,12 @@ def _loader(settings: TrainSettings, split: str) -> DataLoader[dict[str, torch.T
     training = split == "train"
     dataset = FrameDataset(load(settings.data.folder, split), augment=training)
     return DataLoader(
-        dataset, batch_size=settings.trainer.batch, shuffle=training, drop_last=training and len(dataset) > settings.trainer.batch
+        dataset,
+        batch_size=settings.trainer.batch,
+        shuffle=training,
+        drop_last=training and len(dataset) > settings.trainer.batch,
+        num_workers=settings.data.loaders,
+        persistent_workers=training and settings.data.loaders > 0,
     )
 
 

@@ -327,30 +327,42 @@ Record = RunStarted | Verdict | Flag | RunFinished
 class FrameSource(Protocol):
     """Where frames come from: the file and stream sources."""
 
-    def __iter__(self) -> Iterator[Event]: ...
+    def __iter__(self) -> Iterator[Event]:
+        """Every event, runs one after another."""
+        ...
 
 
 class SpotFinder(Protocol):
     """Classical spot finding."""
 
-    def find(self, pixels: Pixels, run: Run) -> Spots: ...
+    def find(self, pixels: Pixels, run: Run) -> Spots:
+        """The spots of a frame (slow, fast), strongest first."""
+        ...
 
 
 class Classifier(Protocol):
     """The network."""
 
-    def score(self, pixels: Pixels, spots: Spots, run: Run) -> Judgement: ...
+    def score(self, pixels: Pixels, spots: Spots, run: Run) -> Judgement:
+        """The judgement of a frame (slow, fast) with these spots."""
+        ...
 
 
 class FlagPolicy(Protocol):
     """Evidence over time to flags; one fresh instance a run and flag."""
 
-    def update(self, verdict: Verdict, progress: Progress) -> Iterable[Flag]: ...
+    def update(self, verdict: Verdict, progress: Progress) -> Iterable[Flag]:
+        """Flags raised or cleared by the next verdict, in frame order."""
+        ...
 
 
 class Sink(Protocol):
     """Where records go. `close` is called once, also after an error."""
 
-    def accept(self, record: Record) -> None: ...
+    def accept(self, record: Record) -> None:
+        """Takes one record."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Writes what is left and lets go."""
+        ...

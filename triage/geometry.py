@@ -44,7 +44,7 @@ class StatedGeometry:
     slow_axis: Vector = SLOW_AXIS
 
     def overridden_by(self, other: StatedGeometry) -> StatedGeometry:
-        """This geometry with every scalar quantity that `other` states replaced."""
+        """The geometry with every scalar quantity that `other` states replaced."""
         names = ("wavelength_A", "distance_mm", "pixel_mm", "beam_px")
         return replace(self, **{name: value for name in names if (value := getattr(other, name)) is not None})
 
@@ -54,7 +54,8 @@ class StatedGeometry:
         `trusted` names quantities (a person's overrides) that are taken although they look wrong.
         Raises GeometryError naming what is absent or implausible.
         """
-        for name, key in (("wavelength_A", "wavelength"), ("distance_mm", "distance"), ("pixel_mm", "pixel size"), ("beam_px", "beam centre")):
+        words = {"wavelength_A": "wavelength", "distance_mm": "distance", "pixel_mm": "pixel size", "beam_px": "beam centre"}
+        for name, key in words.items():
             if getattr(self, name) is None:
                 raise GeometryError(f"the header states no {key}; set source.geometry.{name}")
         if self.wavelength_A is None or self.distance_mm is None or self.pixel_mm is None or self.beam_px is None:
@@ -76,8 +77,8 @@ class StatedGeometry:
         may_be_off = geometry.is_swung or "beam_px" in trusted
         if not (on_detector or (may_be_off and all(np.isfinite(self.beam_px)))):
             raise GeometryError(
-                f"the beam centre {self.beam_px[0]:.1f}, {self.beam_px[1]:.1f} (slow, fast) is off the {shape_px[0]} x {shape_px[1]} detector; "
-                "set source.geometry.beam_px"
+                f"the beam centre {self.beam_px[0]:.1f}, {self.beam_px[1]:.1f} (slow, fast) is off the "
+                f"{shape_px[0]} x {shape_px[1]} detector; set source.geometry.beam_px"
             )
         return geometry
 
@@ -86,7 +87,8 @@ def _check_range(name: str, value: float, bounds: tuple[float, float], unit: str
     if name in trusted and np.isfinite(value) and value > 0:
         return
     if not bounds[0] <= value <= bounds[1]:
-        raise GeometryError(f"{name} = {value:g} {unit} is implausible (expected {bounds[0]:g} to {bounds[1]:g}); set source.geometry.{name}")
+        expected = f"expected {bounds[0]:g} to {bounds[1]:g}"
+        raise GeometryError(f"{name} = {value:g} {unit} is implausible ({expected}); set source.geometry.{name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,11 +137,11 @@ class Geometry:
         return (s1 - np.array([0.0, 0.0, 1.0])) / self.wavelength_A
 
     def inverse_d_per_A(self, positions_px: npt.ArrayLike) -> FloatArray:
-        """s = 1/d in 1/A at pixel positions (..., 2); zero at the beam centre."""
+        """Inverse resolution s = 1/d in 1/A at pixel positions (..., 2); zero at the beam centre."""
         return np.linalg.norm(self.scattering_vectors_per_A(positions_px), axis=-1)
 
     def resolution_A(self, positions_px: npt.ArrayLike) -> FloatArray:
-        """d in A at pixel positions (..., 2); infinite at the beam centre."""
+        """Resolution d in A at pixel positions (..., 2); infinite at the beam centre."""
         s = self.inverse_d_per_A(positions_px)
         with np.errstate(divide="ignore"):
             return np.divide(1.0, s)

@@ -73,7 +73,7 @@ class Preprocess:
         )
 
     def to_json(self) -> str:
-        """This value as JSON."""
+        """The parameters as JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
@@ -106,7 +106,7 @@ class Preprocess:
 
     @staticmethod
     def _resolution(run: Run, slow_edges: npt.NDArray[np.int32], fast_edges: npt.NDArray[np.int32]) -> FloatArray:
-        """s = 1/d at the bins' centres over _S_TOP; zero without geometry."""
+        """Inverse resolution s = 1/d at the bins' centres over _S_TOP; zero without geometry."""
         if run.geometry is None:
             return np.zeros((len(slow_edges) - 1, len(fast_edges) - 1), dtype=np.float32)
         slow = (slow_edges[1:] + slow_edges[:-1]) / 2
@@ -114,9 +114,7 @@ class Preprocess:
         positions = np.stack(np.meshgrid(slow, fast, indexing="ij"), axis=-1)
         return (run.geometry.inverse_d_per_A(positions) / _S_TOP).astype(np.float32)
 
-    def _crops(
-        self, pixels: Pixels, mask: Bytes, limits: tuple[float, float], spots: Spots, photons: tuple[float, float]
-    ) -> Bytes:
+    def _crops(self, pixels: Pixels, mask: Bytes, limits: tuple[float, float], spots: Spots, photons: tuple[float, float]) -> Bytes:
         crops = np.zeros((self.n_crops, self.crop_px, self.crop_px), dtype=np.float32)
         offset, scale = photons
         for k, spot in enumerate(self._chosen(spots)):

@@ -6,6 +6,7 @@ Nothing in the listener knows this script; it is told the header and the pixels.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from training.simulate.diffraction import Beam, Lattice
 from training.simulate.draw import rotation_about
 from training.simulate.render import render
 from training.simulate.scene import Background, Powder, Scene, Shadows
+from training.simulate.writer import Scan, write_nxmx
 
 N_FRAMES = 200
 STEP_DEG = 0.2
@@ -33,6 +35,12 @@ def demo_scenes() -> list[Scene]:
     """The frames' scenes, in order."""
     photons = render(_scene(0, photons=None)).labels.photons
     return [_scene(frame, photons=photons) for frame in range(N_FRAMES)]
+
+
+def write_demo(path: Path) -> None:
+    """Writes the run as one NXmx file of under 10 MB (zstd: it is committed)."""
+    write_nxmx(path, demo_scenes(), scan=Scan(step_deg=STEP_DEG, exposure_s=0.1), recipe="training.simulate.demo", compressor="zstd")
+    path.with_suffix(".geom").unlink()
 
 
 def _scene(frame: int, *, photons: float | None) -> Scene:
@@ -58,7 +66,7 @@ def _scene(frame: int, *, photons: float | None) -> Scene:
         visible_spots=170,
         photons=photons,
         d_min_A=1.4,
-        background=Background(level=0.14, air=0.5, water=0.8, plastic=0.1, constant=0.1, unevenness=0.05, flat_field=0.01),
+        background=Background(level=0.07, air=0.5, water=0.8, plastic=0.1, constant=0.1, unevenness=0.05, flat_field=0.01),
         ice=_ice() if ICE[0] <= frame < ICE[1] else None,
         shadows=Shadows(stop_px=11.0, arm_px=2.5, arm_deg=91.0),
         kind="demo",
