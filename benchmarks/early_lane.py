@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from benchmarks.frames import BACKGROUNDS, DETECTORS, Detector, frame, run_of
-from benchmarks.timing import repeats_from, show, timed
+from benchmarks.timing import beyond, repeats_from, show, timed
 from triage.classify import ModelError, OnnxClassifier
 from triage.compose import released_dir
 from triage.core import Frame, Pixels
@@ -43,12 +44,12 @@ def _row(network: OnnxClassifier, detector: Detector, background: float, repeats
 
     judge = Judge(finder=finder, classifier=network, shells=shell_intensities)
     whole = timed(lambda: judge.judge(Frame(run=run, index=0, decode=decode, arrived_s=time.monotonic())), repeats)
-    parts = [
+    parts = (
         timed(decode, repeats).cpu_ms,
-        timed(lambda: finder.find(pixels, run), repeats).cpu_ms,
-        timed(lambda: network.metadata.preprocess(pixels, spots, run), repeats).cpu_ms,
-    ]
-    parts.append(timed(lambda: network.score(pixels, spots, run), repeats).cpu_ms - parts[-1])
+        timed(partial(finder.find, pixels, run), repeats).cpu_ms,
+        timed(partial(network.metadata.preprocess, pixels, spots, run), repeats).cpu_ms,
+        beyond(partial(network.score, pixels, spots, run), partial(network.metadata.preprocess, pixels, spots, run), repeats),
+    )
     return [
         f"{detector.name} {pixels.shape[0]} x {pixels.shape[1]}",
         f"{background:g}",
