@@ -36,3 +36,17 @@ def test_what_dials_finds_on_real_frames_is_found(name: str, fixtures_dir: Path)
     intensity = strong[matched.true, GOLDEN["columns"].index("intensity")]
     assert np.median(found.intensity[matched.found] / intensity) == pytest.approx(1.0, abs=0.1)
     assert len(found) < 2.5 * len(theirs)
+
+
+FLOODED = pytest.mark.xfail(
+    strict=True, reason="noise of 2 to 3 times Poisson's beside a spot on 400 photons lets growth flood the background; 7 of 298 are lost"
+)
+
+
+@pytest.mark.fixtures
+@pytest.mark.parametrize("name", [pytest.param(n, marks=FLOODED) if n.startswith("ximg2700") else n for n in GOLDEN["files"]])
+def test_every_spot_that_nobody_can_overlook_is_found(name: str, fixtures_dir: Path) -> None:
+    frame = next(e for e in FileSource([fixtures_dir / "real" / name], resolver=RunResolver(), group="file") if isinstance(e, Frame))
+    theirs = np.array(GOLDEN["files"][name]["spots"])
+    obvious = theirs[theirs[:, GOLDEN["columns"].index("i_over_sigma")] > 13.0]
+    assert match(DispersionFinder().find(frame.decode(), frame.run).positions_px, obvious[:, :2]).recall == 1.0
