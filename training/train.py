@@ -37,14 +37,16 @@ def train(settings: TrainSettings) -> Path:
         ema_decay=settings.trainer.ema_decay,
     )
     settings.out.mkdir(parents=True, exist_ok=True)
-    best = ModelCheckpoint(dirpath=settings.out, filename="best", monitor="validation/loss", save_last=True, enable_version_counter=False)
+    best = ModelCheckpoint(dirpath=settings.out, filename="best", monitor="validation/loss", enable_version_counter=False)
+    # Of its own: `save_last` writes only when the best improves, and a resumed run would begin there.
+    last = ModelCheckpoint(dirpath=settings.out, filename="last", enable_version_counter=False)
     logger = _logger(settings)
     trainer = L.Trainer(
         max_epochs=settings.trainer.epochs,
         max_time=timedelta(minutes=settings.trainer.max_minutes) if settings.trainer.max_minutes else None,
         accelerator=settings.trainer.accelerator,
         precision=settings.trainer.precision,
-        callbacks=[best, _EpochLog()],
+        callbacks=[best, last, _EpochLog()],
         logger=logger,
         default_root_dir=settings.out,
         gradient_clip_val=1.0,
@@ -54,7 +56,7 @@ def train(settings: TrainSettings) -> Path:
     started = time.monotonic()
     trainer.fit(module, _loader(settings, "train"), _loader(settings, "validation"), ckpt_path=settings.resume)
     minutes = (time.monotonic() - started) / 60.0
-    checkpoint = torch.load(best.best_model_path or best.last_model_path, map_location="cpu", weights_only=True)
+    checkpoint = torch.load(best.best_model_path or last.best_model_path, map_location="cpu", weights_only=True)
     prefix = "averaged."
     weights = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
     report = {
