@@ -45,10 +45,12 @@ def write_demo(path: Path) -> None:
 
 def _scene(frame: int, *, photons: float | None) -> Scene:
     damage = max(0.0, DAMAGE_B_A2 * (frame - DAMAGE_FROM))
+    growth = 1.0 + 2e-4 * damage
+    a, b, c, alpha, beta, gamma = _LYSOZYME.cell
     crystal = dataclasses.replace(
         _LYSOZYME,
         b_factor_A2=_LYSOZYME.b_factor_A2 + damage,
-        cell=(*(edge * (1.0 + 2e-4 * damage) for edge in _LYSOZYME.cell[:3]), *_LYSOZYME.cell[3:]),
+        cell=(a * growth, b * growth, c * growth, alpha, beta, gamma),
     )
     strength = _in_beam(frame) * float(np.exp(-0.008 * damage))
     lattices = [_lattice(crystal, frame, tilt_deg=0.0, mosaicity_deg=0.12 + 0.002 * damage, scale=max(strength, 1e-4))]

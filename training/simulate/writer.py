@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import hdf5plugin
@@ -37,6 +37,7 @@ SATURATION = {"uint16": 2**16 - 4, "uint32": 2**32 - 4, "int32": 2**20}
 _AXES = "/entry/instrument/detector/transformations"
 _MODULE = "/entry/instrument/detector/module"
 FloatArray = npt.NDArray[np.floating[Any]]
+Compressor = Literal["lz4", "zstd"]
 
 
 class SimulationError(TriageError):
@@ -64,7 +65,7 @@ def write_nxmx(
     *,
     scan: Scan | None = None,
     recipe: str = "",
-    compressor: str = "lz4",
+    compressor: Compressor = "lz4",
     on_frame: Callable[[], None] = lambda: None,
 ) -> None:
     """Renders the scenes into one NXmx file, and CrystFEL's description of its geometry beside it (`.geom`).
@@ -108,7 +109,7 @@ def _check_shared(scenes: Sequence[Scene]) -> None:
             raise ValueError(f"the frames of one file must share {', '.join(different)}")
 
 
-def _write_frames(data: h5py.Group, scenes: Sequence[Scene], compressor: str, on_frame: Callable[[], None]) -> list[Labels]:
+def _write_frames(data: h5py.Group, scenes: Sequence[Scene], compressor: Compressor, on_frame: Callable[[], None]) -> list[Labels]:
     """One bitshuffled chunk a frame, compressed by `lz4` or (half the size, slower) `zstd`; frames are rendered one at a time."""
     shape_px, dtype = scenes[0].detector_model().shape_px, scenes[0].detector_model().dtype
     packing = hdf5plugin.Bitshuffle(cname=compressor, clevel=19 if compressor == "zstd" else 3)
