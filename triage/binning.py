@@ -26,6 +26,10 @@ def measured(pixels: Pixels, run: Run) -> tuple[Pixels, Bytes, Any, Any]:
         target = np.int32
     else:
         target = np.float32
+    if kind in "iu" and size == 8:  # nothing that counts photons needs 64 bits: what does not fit is no data
+        top = np.iinfo(target).max - 2
+        low, high = max(low, 0.0 if kind == "u" else float(np.iinfo(target).min)), min(high, float(top))
+        pixels = np.where((pixels >= low) & (pixels <= top), pixels, np.iinfo(target).max)
     converted = np.ascontiguousarray(pixels, dtype=target)
     if target is np.float32 and not np.isfinite(converted).all():
         converted = np.where(np.isfinite(converted), converted, np.float32(-3.2e38))  # below every limit: no data

@@ -18,6 +18,10 @@ METADATA_KEY = "triage"
 """Of the ONNX file's metadata: a JSON object with everything serving needs to know."""
 
 
+_STATE = ort.capi.onnxruntime_pybind11_state
+_LOAD_ERRORS = (_STATE.Fail, _STATE.InvalidProtobuf, _STATE.InvalidGraph, _STATE.InvalidArgument, _STATE.NotImplemented, RuntimeError)
+
+
 class ModelError(TriageError):
     """A model file that cannot be used; the message names it and the mend."""
 
@@ -80,7 +84,7 @@ class OnnxClassifier:
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(content, options, providers=_providers(device))
-        except (ort.capi.onnxruntime_pybind11_state.Fail, ort.capi.onnxruntime_pybind11_state.InvalidProtobuf, RuntimeError) as error:
+        except _LOAD_ERRORS as error:
             raise ModelError(f"{path}: not an ONNX model that this runtime can load ({str(error).splitlines()[0]})") from None
         written = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if written is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from triage.binning import Bytes, binned_statistics, edges, measured
 from triage.core import FloatArray, Pixels, Run, Spots
 from triage.features import N_FEATURES, spot_features
+from triage.geometry import Geometry
 from triage.spots import SPOT_FINDER_VERSION
 
 PREPROCESS_VERSION = 1
@@ -64,7 +66,8 @@ class Preprocess:
         image[0][window] = np.log1p(_MEAN_SCALE * mean) / _MEAN_TOP
         image[1][window] = _stabilised(top, mean)
         self._paint(image[2], spots, slow_edges, fast_edges, corner)
-        image[3][window] = self._resolution(run, slow_edges, fast_edges)
+        if run.geometry is not None:
+            image[3][window] = _resolution(run.geometry, (pixels.shape[0], pixels.shape[1]), number.shape)
         image[4][window] = number / np.maximum(np.outer(np.diff(slow_edges), np.diff(fast_edges)), 1)
         return Inputs(
             image=_bytes(image),
@@ -79,7 +82,10 @@ class Preprocess:
     @classmethod
     def from_json(cls, text: str) -> Preprocess:
         """The value written by `to_json`. Raises ValueError when this code cannot make that input."""
-        value = cls(**json.loads(text))
+        try:
+            value = cls(**json.loads(text))
+        except TypeError as error:
+            raise ValueError(f"preprocessing parameters of another version ({error})") from None
         now = cls()
         for name in ("version", "spot_finder_version", "n_features"):
             if getattr(value, name) != getattr(now, name):
@@ -103,16 +109,6 @@ class Preprocess:
         fast = np.searchsorted(fast_edges, spots.positions_px[:, 1], side="right") - 1 + corner[1]
         value = np.log1p(spots.intensity / spots.sigma) / _Z_TOP
         np.maximum.at(canvas, (slow.clip(0, canvas.shape[0] - 1), fast.clip(0, canvas.shape[1] - 1)), value.astype(np.float32))
-
-    @staticmethod
-    def _resolution(run: Run, slow_edges: npt.NDArray[np.int32], fast_edges: npt.NDArray[np.int32]) -> FloatArray:
-        """Inverse resolution s = 1/d at the bins' centres over _S_TOP; zero without geometry."""
-        if run.geometry is None:
-            return np.zeros((len(slow_edges) - 1, len(fast_edges) - 1), dtype=np.float32)
-        slow = (slow_edges[1:] + slow_edges[:-1]) / 2
-        fast = (fast_edges[1:] + fast_edges[:-1]) / 2
-        positions = np.stack(np.meshgrid(slow, fast, indexing="ij"), axis=-1)
-        return (run.geometry.inverse_d_per_A(positions) / _S_TOP).astype(np.float32)
 
     def _crops(self, pixels: Pixels, mask: Bytes, limits: tuple[float, float], spots: Spots, photons: tuple[float, float]) -> Bytes:
         crops = np.zeros((self.n_crops, self.crop_px, self.crop_px), dtype=np.float32)
@@ -146,6 +142,15 @@ class Preprocess:
             if len(chosen) == self.n_crops:
                 break
         return chosen
+
+
+@lru_cache(maxsize=8)
+def _resolution(geometry: Geometry, shape_px: tuple[int, int], bins: tuple[int, int]) -> FloatArray:
+    """Inverse resolution s = 1/d at the bins' centres over _S_TOP; the same for all frames of a run."""
+    slow_edges, fast_edges = edges(shape_px[0], bins[0]), edges(shape_px[1], bins[1])
+    slow, fast = (slow_edges[1:] + slow_edges[:-1]) / 2, (fast_edges[1:] + fast_edges[:-1]) / 2
+    positions = np.stack(np.meshgrid(slow, fast, indexing="ij"), axis=-1)
+    return (geometry.inverse_d_per_A(positions) / _S_TOP).astype(np.float32)
 
 
 def _stabilised(value: npt.NDArray[np.floating], background: npt.NDArray[np.floating] | np.floating) -> FloatArray:

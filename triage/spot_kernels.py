@@ -110,12 +110,22 @@ def _photons(frame: Counts, row: int, column: int):  # type: ignore[no-untyped-d
 
 @_jit
 def _tile_background(number, total):  # type: ignore[no-untyped-def]
-    """Mean per tile, the median over its 3 x 3 neighbourhood, so that one bright spot does not hide its neighbours."""
+    """Mean per tile, or the median of its 3 x 3 neighbourhood where that is lower: one bright spot does not hide its neighbours."""
     rows, columns = number.shape
     background = np.zeros((rows, columns), dtype=np.float32)
     near = np.empty(9, dtype=np.float32)
     for row in range(rows):
         for column in range(columns):
+            n, lower = 0, 0
+            own = total[row, column] / number[row, column] if number[row, column] >= 16 else np.float32(3e38)
+            for r in range(max(0, row - 1), min(rows, row + 2)):
+                for c in range(max(0, column - 1), min(columns, column + 2)):
+                    if number[r, c] >= 16:
+                        n += 1
+                        lower += total[r, c] / number[r, c] < own
+            if n > 0 and lower <= (n - 1) // 2:  # no more than the median: nothing to sort
+                background[row, column] = own
+                continue
             n = 0
             for r in range(max(0, row - 1), min(rows, row + 2)):
                 for c in range(max(0, column - 1), min(columns, column + 2)):
@@ -128,9 +138,7 @@ def _tile_background(number, total):  # type: ignore[no-untyped-def]
                         near[k] = mean
                         n += 1
             if n > 0:
-                background[row, column] = near[(n - 1) // 2]
-                if number[row, column] >= 16:
-                    background[row, column] = min(background[row, column], total[row, column] / number[row, column])
+                background[row, column] = min(near[(n - 1) // 2], own)
     return background
 
 
