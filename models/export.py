@@ -29,11 +29,12 @@ def export(network: Calibrated, metadata: ModelMetadata, path: Path) -> float:
     network.eval()
     example = _example(metadata, frames=2, seed=0)
     path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.onnx")  # a released file is replaced only by one that passed
     batch = torch.export.Dim("frames", min=1, max=4096)
     torch.onnx.export(
         network,
         example,
-        str(path),
+        str(part),
         input_names=["image", "crops", "features"],
         output_names=["lattices", "kind", "ice", "inverse_d"],
         dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
@@ -41,18 +42,19 @@ def export(network: Calibrated, metadata: ModelMetadata, path: Path) -> float:
         external_data=False,
         verbose=False,
     )
-    model = onnx.load(str(path))
+    model = onnx.load(str(part))
     del model.metadata_props[:]
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, metadata.to_json()
     for node in model.graph.node:
         del node.metadata_props[:]  # the exporter's own stack traces: machine paths, and three quarters of the file
         node.doc_string = ""
-    onnx.save(model, str(path))
-    difference = _difference(network, metadata, path)
+    onnx.save(model, str(part))
+    difference = _difference(network, metadata, part)
     if difference > TOLERANCE:
-        path.unlink()
+        part.unlink()
         raise ExportError(f"{path}: ONNX differs from torch by {difference:.2g}, more than {TOLERANCE:g}")
+    part.replace(path)
     return difference
 
 

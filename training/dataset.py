@@ -149,12 +149,21 @@ def make_shards(specs: Sequence[ShardSpec], processes: int) -> None:
     if not missing:
         return
     folder = missing[0].folder
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "preprocess.json").write_text(missing[0].preprocess.to_json())
+    _claim(folder, missing[0])
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         for done, future in enumerate(as_completed([pool.submit(make_shard, spec) for spec in missing]), start=1):
             LOG.info("shard %s (%d of %d)", future.result().name, done, len(missing))
+
+
+def _claim(folder: Path, spec: ShardSpec) -> None:
+    """Notes in the folder what its shards are made with. Raises ValueError when it holds shards of another seed or preprocessing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = json.dumps({"seed": spec.seed, "preprocess": json.loads(spec.preprocess.to_json())}, sort_keys=True)
+    note = folder / "recipe.json"
+    if note.exists() and note.read_text() != recipe:
+        raise ValueError(f"{folder}: its shards were made with another seed or preprocessing; set data.folder to another folder")
+    note.write_text(recipe)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -223,4 +232,5 @@ class FrameDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 def provenance(folder: Path) -> dict[str, Any]:
     """What made the shards of a folder."""
     shards = {split: len(list(folder.glob(f"{split}_*.labels.npy"))) for split in SPLITS}
-    return {"preprocess": json.loads((folder / "preprocess.json").read_text()), "shards": shards, "held_out_detectors": HELD_OUT_DETECTORS}
+    recipe = json.loads((folder / "recipe.json").read_text())
+    return {**recipe, "shards": shards, "held_out_detectors": HELD_OUT_DETECTORS}

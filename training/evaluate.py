@@ -176,6 +176,16 @@ def _confusion(predictions: Predictions, labels: npt.NDArray[Any]) -> dict[str, 
     }
 
 
+def evaluate_models(models: list[Path], folder: Path, out: Path) -> list[dict[str, Any]]:
+    """One report a model, written to `out` under the model's name and version."""
+    reports = []
+    for model in models:
+        report = evaluate(model, folder)
+        write(report, out / f"{report['model']['name']}-{report['model']['version']}")
+        reports.append(report)
+    return reports
+
+
 def as_markdown(report: dict[str, Any]) -> str:
     """The report's tables for the model card."""
     lines = ["| stratum | scores | n + / - | AUROC | recall at 1 % | recall at 5 % |", "|---|---|---|---|---|---|"]

@@ -72,7 +72,7 @@ def calibrate(outputs: Outputs) -> Calibration:
     cross_entropy = torch.nn.functional.cross_entropy
     return Calibration(
         lattices=_temperature(lambda t: cross_entropy(outputs.lattices / t, outputs.truth["lattices"])),
-        kind=_temperature(lambda t: cross_entropy(outputs.kind[kinds >= 0] / t, kinds[kinds >= 0])),
+        kind=_temperature(lambda t: cross_entropy(outputs.kind[kinds >= 0] / t, kinds[kinds >= 0])) if (kinds >= 0).any() else 1.0,
         ice=_temperature(lambda t: torch.nn.functional.binary_cross_entropy_with_logits(outputs.ice / t, outputs.truth["ice"])),
     )
 

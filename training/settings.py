@@ -116,6 +116,39 @@ class SimulatePart(Strict):
         return names
 
 
+class EvaluatePart(Strict):
+    """Which model, on which frames."""
+
+    model: Path
+    against: Path | None
+    data: Path
+    seed: int
+    frames: Positive
+    processes: Positive
+    out: Path
+
+
+class EvaluateSettings(Strict):
+    """Everything `triage evaluate` takes."""
+
+    evaluate: EvaluatePart
+
+
+class ExportPart(Strict):
+    """Which trained network becomes which file."""
+
+    network: Path
+    data: Path
+    version: str
+    out: Path
+
+
+class ExportSettings(Strict):
+    """Everything `triage export` takes."""
+
+    export: ExportPart
+
+
 class SimulateSettings(Strict):
     """Everything `triage simulate` takes."""
 

@@ -77,9 +77,13 @@ def simulate_missing(settings: TrainSettings) -> None:
     """Makes the shards that the settings ask for and the folder lacks."""
     data = settings.data
     for split, frames in (("train", data.train_frames), ("validation", data.validation_frames)):
-        size = min(SHARD_FRAMES, frames)
-        specs = [ShardSpec(folder=data.folder, seed=data.seed, split=split, number=n, frames=size) for n in range(ceil(frames / size))]
-        make_shards(specs, data.processes)
+        simulate_split(data.folder, data.seed, split, frames, data.processes)
+
+
+def simulate_split(folder: Path, seed: int, split: str, frames: int, processes: int) -> None:
+    """Makes the shards of one split that the folder lacks."""
+    size = min(SHARD_FRAMES, frames)
+    make_shards([ShardSpec(folder=folder, seed=seed, split=split, number=n, frames=size) for n in range(ceil(frames / size))], processes)
 
 
 def git_revision() -> str:

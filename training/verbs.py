@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.settings import SimulateSettings, TrainSettings
+from training.settings import EvaluateSettings, ExportSettings, SimulateSettings, TrainSettings
 from triage.commands.console import console
 from triage.compose import compose_settings
 
@@ -31,6 +31,13 @@ Examples:
   triage simulate simulate.out=frames simulate.n=1000 simulate.seed=1
   triage simulate simulate.out=frames simulate.n=20 simulate.frames_per_file=5 simulate.detectors='["EIGER2 500K"]'
   triage simulate simulate.out=frames simulate.n=100000 simulate.processes=32""",
+    "evaluate": """triage evaluate [overrides]
+Judges the held-out simulated frames with an ONNX model and writes report.md and report.json, baselines beside it. Examples:
+  triage evaluate
+  triage evaluate evaluate.model=runs/new.onnx evaluate.against=models/released/triage.onnx evaluate.out=runs/compared""",
+    "export": """triage export [overrides]
+Calibrates a trained network on held-out frames and writes the ONNX file; refuses one that differs from torch. Examples:
+  triage export export.network=runs/train/network.pt export.out=runs/new.onnx export.version=0.2.0""",
 }
 
 
@@ -62,6 +69,39 @@ def simulate(argv: list[str]) -> int:
         made = write_files(files, wanted.processes or _cores(), done)
     kept = f" ({len(files) - made} were there already)" if made < len(files) else ""
     print(f"simulated: {wanted.n} frames in {len(files)} files{kept}: {folder}")  # noqa: T201
+    return 0
+
+
+def evaluate(argv: list[str]) -> int:
+    """`triage evaluate`."""
+    if any(argument in ("-h", "--help") for argument in argv):
+        print(_HELP["evaluate"])  # noqa: T201
+        return 0
+    wanted = compose_settings("evaluate", argv, EvaluateSettings).evaluate
+    from training.evaluate import as_markdown, evaluate_models  # torch and scikit-learn take seconds to import
+    from training.train import simulate_split
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for split in ("train", "test"):  # the baselines learn from the training split
+        frames = wanted.frames if split == "test" else min(wanted.frames, 4000)
+        simulate_split(wanted.data, wanted.seed, split, frames, wanted.processes)
+    models = [model for model in (wanted.model, wanted.against) if model is not None]
+    for report in evaluate_models(models, wanted.data, wanted.out):
+        print(as_markdown(report))  # noqa: T201
+    return 0
+
+
+def export(argv: list[str]) -> int:
+    """`triage export`."""
+    if any(argument in ("-h", "--help") for argument in argv):
+        print(_HELP["export"])  # noqa: T201
+        return 0
+    wanted = compose_settings("export", argv, ExportSettings).export
+    from training.release import release  # torch takes seconds to import
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    release(wanted.network, wanted.data, wanted.out, wanted.version)
+    print(f"exported: {wanted.out}")  # noqa: T201
     return 0
 
 

@@ -171,7 +171,7 @@ def _local_background(frame: Counts, state, row, column):  # type: ignore[no-unt
             if masked:
                 usable &= flags[c] == 0
             total += np.float32(value) if usable else np.float32(0)
-            n += np.int32(usable)
+            n += 1 if usable else 0
     return ((total / n - frame.offset) * frame.scale if n > 0 else np.float32(0)), n
 
 

@@ -106,7 +106,8 @@ def _tile_edges(length: int) -> npt.NDArray[np.int32]:
 def _spots(table: FloatArray, run: Run) -> Spots:
     table = table[np.argsort(-table[:, 2], kind="stable")]
     positions = np.ascontiguousarray(table[:, :2])
-    inverse_d, on_ice = None, np.zeros(len(table), dtype=bool)
+    inverse_d: FloatArray | None = None
+    on_ice: npt.NDArray[np.bool_] = np.zeros(len(table), dtype=bool)
     if run.geometry is not None:
         inverse_d = run.geometry.inverse_d_per_A(positions).astype(np.float32)
         on_ice = on_ice_ring(inverse_d)
