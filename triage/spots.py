@@ -95,8 +95,7 @@ def on_ice_ring(inverse_d_per_A: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """Whether each s = 1/d (any shape) lies within the band of a hexagonal ice ring."""
     s = np.asarray(inverse_d_per_A, dtype=np.float64)
     rings = 1.0 / np.asarray(ICE_RINGS_A)
-    result: npt.NDArray[np.bool_] = (np.abs(s[..., None] / rings - 1.0) < ICE_HALF_WIDTH).any(axis=-1)
-    return result
+    return np.asarray((np.abs(s[..., None] / rings - 1.0) < ICE_HALF_WIDTH).any(axis=-1), dtype=np.bool_)
 
 
 def _tile_edges(length: int) -> npt.NDArray[np.int32]:
