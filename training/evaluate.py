@@ -24,7 +24,7 @@ LOG = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-_BOOTSTRAPS = 400
+_BOOTSTRAPS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

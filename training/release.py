@@ -47,6 +47,8 @@ def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
         use_crops=chosen["use_crops"],
         use_features=chosen["use_features"],
         use_resolution_map=chosen["use_resolution_map"],
+        use_spectrum=chosen["use_spectrum"],
+        use_radial=chosen["use_radial"],
     )
     network = Network(size)
     network.load_state_dict(saved["weights"])

@@ -65,6 +65,8 @@ class NetworkSettings(_Strict):
     use_crops: bool
     use_features: bool
     use_resolution_map: bool
+    use_spectrum: bool
+    use_radial: bool
 
     def size(self) -> NetworkSize:
         """As the network takes it."""
@@ -79,6 +81,8 @@ class NetworkSettings(_Strict):
             use_crops=self.use_crops,
             use_features=self.use_features,
             use_resolution_map=self.use_resolution_map,
+            use_spectrum=self.use_spectrum,
+            use_radial=self.use_radial,
         )
 
 
@@ -88,6 +92,8 @@ class TrainSettings(_Strict):
     name: str
     out: Path
     resume: Path | None
+    warm_start: Path | None
+    """A `network.pt` whose weights are taken where they fit; the rest starts at random."""
     seed: int
     data: DataSettings
     trainer: TrainerSettings
@@ -119,13 +125,13 @@ class SimulatePart(Strict):
 class EvaluatePart(Strict):
     """Which model, on which frames."""
 
-    model: Path
-    against: Path | None
-    data: Path
+    model: str
+    against: str | None
+    data: str
     seed: int
     frames: Positive
     processes: Positive
-    out: Path
+    out: str
 
 
 class EvaluateSettings(Strict):
@@ -137,10 +143,10 @@ class EvaluateSettings(Strict):
 class ExportPart(Strict):
     """Which trained network becomes which file."""
 
-    network: Path
-    data: Path
+    network: str
+    data: str
     version: str
-    out: Path
+    out: str
 
 
 class ExportSettings(Strict):

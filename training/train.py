@@ -36,6 +36,8 @@ def train(settings: TrainSettings) -> Path:
         warm_up=settings.trainer.warm_up,
         ema_decay=settings.trainer.ema_decay,
     )
+    if settings.warm_start is not None:
+        warm_start(module, settings.warm_start)
     settings.out.mkdir(parents=True, exist_ok=True)
     best = ModelCheckpoint(dirpath=settings.out, filename="best", monitor="validation/loss", enable_version_counter=False)
     # Of its own: `save_last` writes only when the best improves, and a resumed run would begin there.
@@ -71,6 +73,17 @@ def train(settings: TrainSettings) -> Path:
     (settings.out / "report.json").write_text(json.dumps(report, indent=1))
     _log_artifacts(logger, settings.out)
     return settings.out
+
+
+def warm_start(module: FrameModule, path: Path) -> None:
+    """Copies a trained network's weights into the leading part of each tensor of the same name; what is new stays as drawn."""
+    weights = torch.load(path, map_location="cpu", weights_only=True)["weights"]
+    for network in (module.network, module.averaged):
+        for name, tensor in network.state_dict().items():
+            if name not in weights or tensor.ndim != weights[name].ndim:
+                continue
+            fits = tuple(slice(0, min(a, b)) for a, b in zip(tensor.shape, weights[name].shape, strict=True))
+            tensor[fits] = weights[name][fits] if tensor.ndim else weights[name]
 
 
 def simulate_missing(settings: TrainSettings) -> None:

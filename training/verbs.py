@@ -82,11 +82,12 @@ def evaluate(argv: list[str]) -> int:
     from training.train import simulate_split
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    folder = Path(wanted.data)
     for split in ("train", "test"):  # the baselines learn from the training split
         frames = wanted.frames if split == "test" else min(wanted.frames, 4000)
-        simulate_split(wanted.data, wanted.seed, split, frames, wanted.processes)
-    models = [model for model in (wanted.model, wanted.against) if model is not None]
-    for report in evaluate_models(models, wanted.data, wanted.out):
+        simulate_split(folder, wanted.seed, split, frames, wanted.processes)
+    models = [Path(model) for model in (wanted.model, wanted.against) if model is not None]
+    for report in evaluate_models(models, folder, Path(wanted.out)):
         print(as_markdown(report))  # noqa: T201
     return 0
 
@@ -100,7 +101,7 @@ def export(argv: list[str]) -> int:
     from training.release import release  # torch takes seconds to import
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    release(wanted.network, wanted.data, wanted.out, wanted.version)
+    release(Path(wanted.network), Path(wanted.data), Path(wanted.out), wanted.version)
     print(f"exported: {wanted.out}")  # noqa: T201
     return 0
 
