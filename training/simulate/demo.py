@@ -56,7 +56,7 @@ def _scene(frame: int, *, photons: float | None) -> Scene:
     lattices = [_lattice(crystal, frame, tilt_deg=0.0, mosaicity_deg=0.12 + 0.002 * damage, scale=max(strength, 1e-4))]
     second = _ramp(frame, *SECOND_LATTICE)
     if second > 0:
-        lattices.append(_lattice(crystal, frame, tilt_deg=37.0, mosaicity_deg=0.15, scale=0.75 * second))
+        lattices.append(_lattice(crystal, frame, tilt_deg=80.0, mosaicity_deg=0.15, scale=second))
     return Scene(
         seed=77_000 + frame,
         detector="EIGER2 500K",
@@ -65,10 +65,10 @@ def _scene(frame: int, *, photons: float | None) -> Scene:
         beam_px=(262.4, 518.9),
         beam=Beam(bandwidth=1.5e-4, divergence_rad=1e-4, size_px=0.6, rotation_deg=STEP_DEG, rotation_axis=_AXIS),
         lattices=tuple(lattices),
-        visible_spots=170,
+        visible_spots=320,
         photons=photons,
         d_min_A=1.4,
-        background=Background(level=0.07, air=0.5, water=0.8, plastic=0.1, constant=0.1, unevenness=0.05, flat_field=0.01),
+        background=Background(level=0.06, air=0.5, water=0.8, plastic=0.1, constant=0.1, unevenness=0.05, flat_field=0.01),
         ice=_ice() if ICE[0] <= frame < ICE[1] else None,
         shadows=Shadows(stop_px=11.0, arm_px=2.5, arm_deg=91.0),
         kind="demo",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from triage.flags.persistence import FlagThreshold, ThresholdError
 from triage.flags.prior import Lattices
 
-MULTI_LATTICE = FlagThreshold(raise_at=0.7, clear_at=0.4, k=7, n=10)
+MULTI_LATTICE = FlagThreshold(raise_at=0.65, clear_at=0.45, k=7, n=10)
 NON_DIFFRACTION = FlagThreshold(raise_at=0.8, clear_at=0.4, k=7, n=10)
 DECAY = FlagThreshold(raise_at=0.9, clear_at=0.4, k=6, n=8)
 ICE = FlagThreshold(raise_at=0.8, clear_at=0.4, k=7, n=10)
