@@ -122,6 +122,11 @@ class _Spectrum(nn.Module):
     S = 256, and the same in torch and in ONNX Runtime.
     """
 
+    cos_slow: Tensor
+    sin_slow: Tensor
+    cos_fast: Tensor
+    sin_fast: Tensor
+
     def __init__(self, size_px: int, widths: tuple[int, int, int]) -> None:
         super().__init__()
         angle = 2.0 * math.pi / size_px * torch.outer(torch.arange(size_px // 2), torch.arange(size_px)).double()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from triage.commands.masks import read_mask
-from triage.core import RunKind
+from triage.core import Mask, RunKind, SourceError
 from triage.geometry import StatedGeometry
+from triage.refusal import ConfigError
 from triage.settings import FilesSettings, GeometrySettings, StreamSettings
+from triage.sources.masks import read_mask
 from triage.sources.resolve import Overrides, RunResolver
 
 
@@ -14,7 +15,14 @@ def resolver(source: FilesSettings | StreamSettings, kind: RunKind | None = None
     geometry = _stated(source.geometry)
     if source.mask is None:
         return RunResolver(Overrides(geometry=geometry, kind=kind))
-    return RunResolver(Overrides(geometry=geometry, kind=kind, mask=read_mask(source.mask), mask_source=source.mask))
+    return RunResolver(Overrides(geometry=geometry, kind=kind, mask=_mask(source.mask), mask_source=source.mask))
+
+
+def _mask(name: str) -> Mask:
+    try:
+        return read_mask(name)
+    except SourceError as error:
+        raise ConfigError(f"source.mask: {error}") from None
 
 
 def _stated(settings: GeometrySettings) -> StatedGeometry:
