@@ -16,6 +16,7 @@ from training.dataset import (  # noqa: E402
     SPLITS,
     FrameDataset,
     ShardSpec,
+    claim_folder,
     label_row,
     load,
     make_shard,
@@ -51,8 +52,15 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(dataset, "scene_of", small_scene)
         for number in (0, 1):
             make_shard(ShardSpec(folder=folder, seed=5, split="train", number=number, frames=FRAMES // 2, preprocess=TINY))
-    (folder / "preprocess.json").write_text(TINY.to_json())
+    claim_folder(folder, ShardSpec(folder=folder, seed=5, split="train", number=0, preprocess=TINY))
     return folder
+
+
+def test_a_folder_of_another_seed_or_preprocessing_is_refused(shards: Path) -> None:
+    claim_folder(shards, ShardSpec(folder=shards, seed=5, split="test", number=3, preprocess=TINY))
+    for seed, preprocess in ((6, TINY), (5, Preprocess())):
+        with pytest.raises(ValueError, match="another seed or preprocessing"):
+            claim_folder(shards, ShardSpec(folder=shards, seed=seed, split="train", number=0, preprocess=preprocess))
 
 
 def test_a_shard_holds_what_the_runtime_makes_of_each_frame(shards: Path) -> None:

@@ -149,14 +149,14 @@ def make_shards(specs: Sequence[ShardSpec], processes: int) -> None:
     if not missing:
         return
     folder = missing[0].folder
-    _claim(folder, missing[0])
+    claim_folder(folder, missing[0])
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         for done, future in enumerate(as_completed([pool.submit(make_shard, spec) for spec in missing]), start=1):
             LOG.info("shard %s (%d of %d)", future.result().name, done, len(missing))
 
 
-def _claim(folder: Path, spec: ShardSpec) -> None:
+def claim_folder(folder: Path, spec: ShardSpec) -> None:
     """Notes in the folder what its shards are made with. Raises ValueError when it holds shards of another seed or preprocessing."""
     folder.mkdir(parents=True, exist_ok=True)
     recipe = json.dumps({"seed": spec.seed, "preprocess": json.loads(spec.preprocess.to_json())}, sort_keys=True)
