@@ -14,24 +14,35 @@ from models.network import Logits, Network, NetworkSize
 
 Batch = dict[str, Tensor]
 
+NOT_JUDGED = -1
+"""In place of a frame's number of lattices, kind or ice: nobody said."""
+SOME_LATTICE = -2
+"""In place of a frame's number of lattices: it diffracts, and nobody counted."""
+
 
 def losses(logits: Logits, batch: Batch) -> dict[str, Tensor]:
-    """One loss a head; heads whose truth a frame lacks (kind of a diffracting frame, resolution of a blank one) leave it out."""
-    not_diffracting, resolved = batch["kind"] >= 0, torch.isfinite(batch["s_max"])
+    """One loss a head, the mean over the frames that have its truth: a blank frame has no resolution, a labelled one what was judged."""
+    not_diffracting, resolved, ice = batch["kind"] >= 0, torch.isfinite(batch["s_max"]), batch["ice"] >= 0
     cross_entropy = nn.functional.cross_entropy
     zero = logits.ice.sum() * 0.0
-    found = {
-        "lattices": cross_entropy(logits.lattices.float(), batch["lattices"]),
-        "ice": nn.functional.binary_cross_entropy_with_logits(logits.ice.float(), batch["ice"]),
-        "kind": zero,
-        "resolution": zero,
-    }
+    found = {"lattices": _lattices_loss(logits.lattices.float(), batch["lattices"]), "ice": zero, "kind": zero, "resolution": zero}
+    if ice.any():
+        found["ice"] = nn.functional.binary_cross_entropy_with_logits(logits.ice[ice].float(), batch["ice"][ice])
     if not_diffracting.any():
         found["kind"] = cross_entropy(logits.kind[not_diffracting].float(), batch["kind"][not_diffracting])
     if resolved.any():
         difference = logits.log_s[resolved].float() - torch.log(batch["s_max"][resolved])
         found["resolution"] = 10.0 * nn.functional.smooth_l1_loss(difference, torch.zeros_like(difference), beta=0.1)
     return found
+
+
+def _lattices_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy; of a frame that diffracts, lattices uncounted, that of not being empty: -log(1 - p0)."""
+    p = nn.functional.log_softmax(logits, dim=1)  # (B, 4)
+    counted = p.gather(1, truth.clamp(min=0)[:, None])[:, 0]
+    chosen = torch.where(truth == SOME_LATTICE, torch.logsumexp(p[:, 1:], dim=1), counted)
+    judged = truth != NOT_JUDGED
+    return -(chosen * judged).sum() / judged.sum().clamp(min=1)
 
 
 WEIGHTS = {"lattices": 1.0, "kind": 0.4, "ice": 0.5, "resolution": 0.5}
