@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pytest
 
 torch = pytest.importorskip("torch")
-from training.simulate.crystal import Crystal  # noqa: E402
+from training.simulate.crystal import Cell, Crystal  # noqa: E402
 from training.simulate.detectors import DETECTORS, gap_mask  # noqa: E402
 from training.simulate.diffraction import Beam, Lattice, Reflections, reflections  # noqa: E402
 from training.simulate.draw import draw_scene, rotation_about  # noqa: E402
-from training.simulate.render import Rendered, _apart, _paint, render  # noqa: E402
+from training.simulate.render import Rendered, _apart, _paint, _separation_deg, render  # noqa: E402
 from training.simulate.scene import Artefacts, Background, Powder, Scene, Shadows  # noqa: E402
 from triage.core import Spots  # noqa: E402
 from triage.spots import DispersionFinder  # noqa: E402
@@ -173,6 +173,49 @@ def test_a_second_lattice_counts_when_its_spots_come_apart(turned_deg: float, nu
     assert labels.n_lattices == number
     assert labels.lattices[1].separation_deg == pytest.approx(turned_deg, abs=1e-3)
     assert labels.lattices[1].intensity_ratio == 0.8
+
+
+AXES = np.eye(3)
+
+
+@pytest.mark.parametrize(
+    ("space_group", "cell", "axis", "turned_deg", "expected_deg"),
+    [
+        ("P 43 21 2", (79.0, 79.0, 38.0, 90.0, 90.0, 90.0), AXES[2], 90.0, 0.0),
+        ("P 43", (79.0, 79.0, 38.0, 90.0, 90.0, 90.0), AXES[0], 180.0, 0.0),  # the lattice is 422, whatever is in it
+        ("P 43 21 2", (79.0, 79.0, 38.0, 90.0, 90.0, 90.0), AXES[0], 90.0, 90.0),
+        ("P 43 21 2", (79.0, 79.0, 38.0, 90.0, 90.0, 90.0), AXES[2], 92.0, 2.0),
+        ("P 43 21 2", (79.0, 79.0, 38.0, 90.0, 90.0, 90.0), np.array([0.3, -0.5, 0.8]), 2.0, 2.0),
+        ("P 61", (90.0, 90.0, 60.0, 90.0, 90.0, 120.0), AXES[2], 60.0, 0.0),
+        ("P 61", (90.0, 90.0, 60.0, 90.0, 90.0, 120.0), AXES[2], 90.0, 30.0),
+        ("I 2 3", (90.0, 90.0, 90.0, 90.0, 90.0, 90.0), np.ones(3), 120.0, 0.0),
+        ("I 2 3", (90.0, 90.0, 90.0, 90.0, 90.0, 90.0), AXES[0], 45.0, 45.0),
+        ("P 1 21 1", (60.0, 70.0, 80.0, 90.0, 105.0, 90.0), AXES[1], 180.0, 0.0),
+        ("P 1 21 1", (60.0, 70.0, 80.0, 90.0, 105.0, 90.0), AXES[1], 170.0, 10.0),
+        ("P 1", (60.0, 70.0, 80.0, 80.0, 105.0, 95.0), AXES[1], 180.0, 180.0),
+        ("R 3:R", (60.0, 60.0, 60.0, 80.0, 80.0, 80.0), np.array([1.0, 1.0, 1.0]), 120.0, None),
+    ],
+)
+def test_the_separation_is_the_smallest_that_the_symmetry_of_the_lattice_leaves(
+    space_group: str, cell: Cell, axis: npt.NDArray[np.float64], turned_deg: float, expected_deg: float | None
+) -> None:
+    """Axes in the crystal's Cartesian frame: a along x, c* along z."""
+    crystal = Crystal(space_group=space_group, cell=cell, seed=1, b_factor_A2=20.0)
+    if expected_deg is None:  # the threefold axis of a rhombohedral cell: a + b + c
+        axis, expected_deg = np.linalg.inv(crystal.reciprocal_basis()).sum(axis=0), 0.0
+    first = dataclasses.replace(lattice(), crystal=crystal)
+    turned = np.asarray(first.orientation).reshape(3, 3) @ rotation_about(axis, turned_deg)
+    second = dataclasses.replace(first, orientation=tuple(map(float, turned.ravel())))
+    assert _separation_deg(first, second) == pytest.approx(expected_deg, abs=1e-4)
+    assert _separation_deg(second, first) == pytest.approx(expected_deg, abs=1e-4)
+
+
+def test_the_separation_from_another_cell_is_the_plain_rotation() -> None:
+    first = lattice()
+    turned = np.asarray(first.orientation).reshape(3, 3) @ rotation_about(AXES[2], 90.0)
+    other = dataclasses.replace(LYSOZYME, cell=(80.0, 80.0, 37.0, 90.0, 90.0, 90.0))
+    second = dataclasses.replace(first, crystal=other, orientation=tuple(map(float, turned.ravel())))
+    assert _separation_deg(first, second) == pytest.approx(90.0)
 
 
 def test_a_second_lattice_too_weak_to_be_seen_does_not_count() -> None:

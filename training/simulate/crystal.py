@@ -43,6 +43,7 @@ COMMON_SPACE_GROUPS = {
 }
 """Rough shares (per cent) of the commonest macromolecular space groups (Wukovitz & Yeates, Nat. Struct. Biol. 2 (1995) 1062; PDB)."""
 Cell = tuple[float, float, float, float, float, float]
+_EXACT_OBLIQUITY_DEG = 1e-4  # a lattice that has a symmetry to less than this has it
 _RARE_SHARE = 0.15  # of all 65 Sohncke groups taken together, so that each is met
 
 
@@ -69,6 +70,10 @@ class Crystal:
         """(3, 3): columns a*, b*, c* in 1/A (Busing & Levy, Acta Cryst. 22 (1967) 457), so that g = B h."""
         cell = gemmi.UnitCell(*self.cell)
         return np.asarray(cell.frac.mat.tolist(), dtype=np.float64).T
+
+    def lattice_rotations(self) -> np.ndarray:
+        """(n, 3, 3): the rotations, in the frame of `reciprocal_basis`, that map the lattice (not the structure) onto itself."""
+        return _lattice_rotations(self.cell, self.space_group)
 
     def intensities(self, hkl: torch.Tensor, s_per_A: torch.Tensor) -> torch.Tensor:
         """Mean-one Wilson intensities times the fall-off, for (N, 3) integer indices at s = 1/d (N,); zero where absent."""
@@ -102,6 +107,15 @@ class Crystal:
 
 def _gauss(x: torch.Tensor, centre: float, width: float) -> torch.Tensor:
     return torch.exp(-0.5 * ((x - centre) / width) ** 2)
+
+
+@lru_cache(maxsize=256)
+def _lattice_rotations(cell: Cell, space_group: str) -> np.ndarray:
+    unit_cell = gemmi.UnitCell(*cell)
+    operations = gemmi.find_lattice_symmetry(unit_cell, gemmi.SpaceGroup(space_group).centring_type(), _EXACT_OBLIQUITY_DEG).sym_ops
+    to_cartesian = np.asarray(unit_cell.orth.mat.tolist())
+    rotations = [to_cartesian @ (np.asarray(op.rot) / op.DEN) @ np.linalg.inv(to_cartesian) for op in operations]
+    return np.asarray(rotations)
 
 
 @lru_cache(maxsize=256)

@@ -15,6 +15,9 @@ import torch
 from training.simulate.crystal import Crystal
 from triage.geometry import Geometry
 
+_LEAST_SHARE = 3e-3
+"""Of what an exposure can record of a reflection; fainter partials are left out."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beam:
@@ -79,7 +82,7 @@ def reflections(lattice: Lattice, beam: Beam, geometry: Geometry, d_min_A: float
     axis = torch.tensor(beam.rotation_axis, dtype=g.dtype)
     speed = (k1 / length[:, None] * torch.linalg.cross(axis.expand_as(g), g)).sum(dim=1)  # d(error)/d(phi), 1/A per rad
     fraction = recorded_fraction(error, speed, sigma, np.deg2rad(beam.rotation_deg))
-    keep = fraction > 1e-4 / (float(sigma.max()) if len(sigma) else 1.0)
+    keep = fraction > _LEAST_SHARE * _most_recorded(widest, d_min_A, np.deg2rad(beam.rotation_deg))
     hkl, g, s, error, speed, sigma, fraction = (x[keep] for x in (hkl, g, s, error, speed, sigma, fraction))
     # Where within the exposure it diffracts: rotate g there, so that the spot lies where its photons went.
     angle = (-error / torch.where(speed.abs() < 1e-6, torch.full_like(speed, 1e-6), speed)).clamp(
@@ -116,6 +119,13 @@ def recorded_fraction(error: torch.Tensor, speed: torch.Tensor, sigma: torch.Ten
     root = sigma * np.sqrt(2.0)
     swept = 0.5 * (torch.erf((error + half) / root) - torch.erf((error - half) / root))
     return torch.where(half > 1e-3 * sigma, swept / speed.abs().clamp_min(1e-9), density * rotation_rad)
+
+
+def _most_recorded(widest_per_A: float, d_min_A: float, rotation_rad: float) -> float:
+    """About the most that `recorded_fraction` gives for the widest reflection: by its width, or in a wide rotation by its Lorentz speed."""
+    if rotation_rad == 0.0:
+        return 1.0 / widest_per_A
+    return min(rotation_rad / widest_per_A, d_min_A)
 
 
 def _excitation_sigma(s: torch.Tensor, lattice: Lattice, beam: Beam, wavelength_A: float) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from training.simulate.background import rate, resolution_map, transmission
 from training.simulate.detectors import gap_mask
-from training.simulate.diffraction import Reflections, reflections
+from training.simulate.diffraction import Lattice, Reflections, reflections
 from training.simulate.scene import Powder, Scene
 from triage.core import Run, RunHeader, RunKind
 from triage.geometry import Geometry, StatedGeometry
@@ -33,7 +33,7 @@ class LatticeTruth:
     intensity_ratio: float
     """Summed photons of its visible spots' range over the strongest lattice's, by construction of the scene."""
     separation_deg: float
-    """Rotation from the strongest lattice's orientation."""
+    """Smallest rotation that brings the strongest lattice onto this one; of another cell, the rotation between the two matrices U."""
 
     @property
     def counts(self) -> bool:
@@ -266,7 +266,7 @@ def _labels(
             visible_spots=int(shown.sum()),
             separable_spots=int(_apart(group, shown, groups[:k]).sum()),
             intensity_ratio=lattice.scale,
-            separation_deg=_separation_deg(scene.lattices[0].orientation, lattice.orientation),
+            separation_deg=_separation_deg(scene.lattices[0], lattice),
         )
         truths.append(truth)
         if truth.counts:
@@ -297,9 +297,13 @@ def _apart(group: Reflections, shown: torch.Tensor, stronger: list[Reflections])
     return apart
 
 
-def _separation_deg(first: tuple[float, ...], second: tuple[float, ...]) -> float:
-    a, b = np.asarray(first).reshape(3, 3), np.asarray(second).reshape(3, 3)
-    return float(np.rad2deg(np.arccos(np.clip((np.trace(a.T @ b) - 1.0) / 2.0, -1.0, 1.0))))
+def _separation_deg(first: Lattice, second: Lattice) -> float:
+    """Modulo the rotations of the lattice when both have one cell and space group, which leave every spot in its place."""
+    a, b = (np.asarray(lattice.orientation).reshape(3, 3) for lattice in (first, second))
+    same = (first.crystal.cell, first.crystal.space_group) == (second.crystal.cell, second.crystal.space_group)
+    equivalent = a @ first.crystal.lattice_rotations() if same else a[None]
+    cosine = (np.einsum("nij,ij->n", equivalent, b).max() - 1.0) / 2.0
+    return float(np.rad2deg(np.arccos(np.clip(cosine, -1.0, 1.0))))
 
 
 def _non_diffraction_kind(scene: Scene, seen: dict[str, bool]) -> str:
