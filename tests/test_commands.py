@@ -72,7 +72,7 @@ def test_without_a_verb_there_is_an_overview(capsys: pytest.CaptureFixture[str])
     assert main([]) == 0
     out = capsys.readouterr().out
     assert all(f"\n  {verb} " in out for verb in (*VERBS, *DEVELOPER_VERBS))
-    assert not any(f"\n  {verb} " in out for verb in ("relay", "tune", "label"))
+    assert not any(f"\n  {verb} " in out for verb in ("relay", "tune"))
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -83,7 +83,7 @@ def test_every_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixt
     assert out.count(f"triage {verb} ") >= 3
 
 
-@pytest.mark.parametrize("verb", ["relay", "tune", "label"])
+@pytest.mark.parametrize("verb", ["relay", "tune"])
 def test_verbs_of_later_versions_say_so(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "x"]) == 2
     assert err_lines(capsys) == [f"triage {verb}: not in this version"]

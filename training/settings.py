@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from training.simulate.detectors import DETECTORS
 from triage.preprocess import Preprocess
@@ -32,6 +32,22 @@ class DataSettings(_Strict):
     processes: Positive
     loaders: Annotated[int, Field(ge=0, le=64)]
     """Processes that read frames while others are trained on; 0: none."""
+    labels: Path | None = None
+    """A label store whose frames are mixed in (docs/labels.md)."""
+    labels_share: Fraction = 0.0
+    """Of the frames of an epoch, those that are labelled."""
+    labels_validation: Fraction = 0.0
+    """Of the labelled runs, those that are validated on."""
+    labels_thinned: Annotated[int, Field(ge=0)] = 0
+    """Two-lattice frames made of pairs of labelled ones, by binomial thinning."""
+
+    @model_validator(mode="after")
+    def _labels_are_there(self) -> Self:
+        if self.labels is None and self.labels_share > 0.0:
+            raise ValueError("set data.labels to a label store; data.labels_share wants frames of one")
+        if self.labels is not None and self.labels_share == 0.0:
+            raise ValueError("set data.labels_share above 0; no frame of data.labels would be used")
+        return self
 
 
 class TrainerSettings(_Strict):
@@ -159,3 +175,20 @@ class SimulateSettings(Strict):
     """Everything `triage simulate` takes."""
 
     simulate: SimulatePart
+
+
+class LabelPart(Strict):
+    """Which store, and whose labels."""
+
+    store: str
+    labeller: str | None
+    origin: Literal["simulated", "indexing", "person"] | None
+    rows: Literal["all", "current"]
+    source: str | None
+    frame: Annotated[int, Field(ge=0)] | None
+
+
+class LabelSettings(Strict):
+    """Everything `triage label` takes."""
+
+    label: LabelPart

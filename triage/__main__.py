@@ -23,8 +23,9 @@ DEVELOPER_VERBS = {
     "train": "train a network",
     "evaluate": "measure a network on the frozen evaluation set",
     "export": "write a trained network as ONNX",
+    "label": "the label store: import, export, merge, list, undo",
 }
-LATER_VERBS = ("relay", "tune", "label")
+LATER_VERBS = ("relay", "tune")
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
