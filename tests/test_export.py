@@ -69,7 +69,7 @@ def frames() -> list[Rendered]:
 def test_onnx_says_what_torch_says(exported: Path, frames: list[Rendered]) -> None:
     classifier, calibrated = OnnxClassifier(exported, device="cpu"), network()
     for frame in frames:
-        inputs = inputs_of(frame, METADATA.preprocess)
+        _, inputs = inputs_of(frame, METADATA.preprocess)
         with torch.inference_mode():
             lattices, kind, ice, inverse_d = calibrated(*(torch.from_numpy(x)[None] for x in (inputs.image, inputs.crops, inputs.features)))
         said = classifier.score(frame.counts, DispersionFinder().find(frame.counts, frame.run), frame.run)
@@ -174,7 +174,7 @@ def test_a_frame_sent_as_stream2_makes_the_input_that_training_saw_bit_for_bit(f
         pixels, run = through_stream2(frame)
         assert run.geometry is not None, run.geometry_problem
         served = preprocess(pixels, DispersionFinder().find(pixels, run), run)
-        trained = inputs_of(frame, preprocess)
+        _, trained = inputs_of(frame, preprocess)
         for field in dataclasses.fields(Inputs):
             assert np.array_equal(getattr(served, field.name), getattr(trained, field.name)), (frame.run.header.detector, field.name)
 

@@ -23,11 +23,12 @@ import torch
 from training.simulate.crystal import Crystal, draw_crystal
 from training.simulate.detectors import DETECTORS
 from training.simulate.draw import draw_scene
-from training.simulate.render import Labels, Rendered, render
+from training.simulate.render import Labels, Rendered, render, run_of
 from training.simulate.scene import Scene
-from triage.core import NON_DIFFRACTION_KINDS
+from triage.core import NON_DIFFRACTION_KINDS, FloatArray, Spots
+from triage.features import spot_features
 from triage.preprocess import Inputs, Preprocess
-from triage.spots import DispersionFinder
+from triage.spots import DispersionFinder, as_spots, as_table
 
 LOG = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ SPLITS = {"train": (0, 4000), "validation": (1, 500), "test": (2, 800)}
 """Each split's stream of random numbers and number of structures: no structure is in two splits."""
 HELD_OUT_DETECTORS = ("PILATUS3 2M", "JUNGFRAU 4M")
 """Never trained or calibrated on; half of the test frames."""
+
+SMALL_MOLECULE_A = 40.0
+LONG_CELL_A = 200.0
+"""Longest cell edges that set samples apart in reports."""
 
 LABEL_FIELDS = (
     ("n_lattices", "i1"),
@@ -50,6 +55,7 @@ LABEL_FIELDS = (
     ("rotation_deg", "f4"),
     ("detector", "U16"),
     ("meant", "U16"),
+    ("sample", "U16"),
 )
 LABEL_TYPE = np.dtype(list(LABEL_FIELDS))
 
@@ -91,10 +97,10 @@ def scene_of(seed: int, split: str, index: int, crystals: tuple[Crystal, ...]) -
     return draw_scene(rng, crystals=crystals, detectors=detectors)
 
 
-def inputs_of(rendered: Rendered, preprocess: Preprocess) -> Inputs:
-    """What the network sees of a simulated frame: the runtime's own path."""
+def inputs_of(rendered: Rendered, preprocess: Preprocess) -> tuple[Spots, Inputs]:
+    """The spots of a simulated frame and what the network sees of it: the runtime's own path."""
     spots = DispersionFinder().find(rendered.counts, rendered.run)
-    return preprocess(rendered.counts, spots, rendered.run)
+    return spots, preprocess(rendered.counts, spots, rendered.run)
 
 
 def label_row(scene: Scene, labels: Labels) -> tuple[Any, ...]:
@@ -115,7 +121,23 @@ def label_row(scene: Scene, labels: Labels) -> tuple[Any, ...]:
         scene.beam.rotation_deg,
         scene.detector,
         scene.kind,
+        _sample(scene),
     )
+
+
+def _sample(scene: Scene) -> str:
+    """What makes a frame's lattices hard to count, for a stratum of its own."""
+    if not scene.lattices:
+        return "none"
+    crystal = scene.lattices[0].crystal
+    longest = max(crystal.cell[:3])
+    if scene.harmonic:
+        return "harmonics"
+    if crystal.pseudo_translation is not None:
+        return "pseudo_symmetry"
+    if longest < SMALL_MOLECULE_A:
+        return "small_molecule"
+    return "long_cell" if longest > LONG_CELL_A else "protein"
 
 
 def make_shard(spec: ShardSpec) -> Path:
@@ -129,18 +151,44 @@ def make_shard(spec: ShardSpec) -> Path:
     crops = np.empty((spec.frames, preprocess.n_crops, preprocess.crop_px, preprocess.crop_px), dtype=np.uint8)
     features = np.empty((spec.frames, preprocess.n_features), dtype=np.float32)
     labels = np.empty(spec.frames, dtype=LABEL_TYPE)
+    tables: list[FloatArray] = []
     for k in range(spec.frames):
         scene = scene_of(spec.seed, spec.split, spec.number * spec.frames + k, crystals)
         rendered = render(scene)
-        inputs = inputs_of(rendered, preprocess)
+        spots, inputs = inputs_of(rendered, preprocess)
+        tables.append(as_table(spots))
         images[k], crops[k], features[k] = inputs.image, inputs.crops, inputs.features
         labels[k] = label_row(scene, rendered.labels)
     spec.folder.mkdir(parents=True, exist_ok=True)
-    for name, array in (("image", images), ("crops", crops), ("features", features), ("labels", labels)):
-        part = spec.path.with_suffix(f".{name}.part.npy")
-        np.save(part, array)
-        part.replace(spec.path.with_suffix(f".{name}.npy"))
+    ends = np.cumsum([len(table) for table in tables])
+    for name, array in (
+        ("image", images),
+        ("crops", crops),
+        ("features", features),
+        ("spots", np.concatenate(tables)),
+        ("spot_ends", ends),
+        ("labels", labels),
+    ):
+        _save(spec.path.with_suffix(f".{name}.npy"), array)
     return spec.path
+
+
+def _save(path: Path, array: npt.NDArray[Any]) -> None:
+    """A file that is whole or absent."""
+    part = path.with_suffix(".part.npy")
+    np.save(part, array)
+    part.replace(path)
+
+
+def refresh_features(spec: ShardSpec) -> None:
+    """Computes a shard's features anew from its spots, after `spot_features` changed: no frame is rendered."""
+    crystals = structures(spec.seed, spec.split)
+    spots, ends = np.load(spec.path.with_suffix(".spots.npy")), np.load(spec.path.with_suffix(".spot_ends.npy"))
+    rows = []
+    for k, table in enumerate(np.split(spots, ends[:-1])):
+        run = run_of(scene_of(spec.seed, spec.split, spec.number * spec.frames + k, crystals))
+        rows.append(spot_features(as_spots(table, run), run))
+    _save(spec.path.with_suffix(".features.npy"), np.stack(rows))
 
 
 def make_shards(specs: Sequence[ShardSpec], processes: int) -> None:

@@ -19,7 +19,7 @@ from triage.features import N_FEATURES, spot_features
 from triage.geometry import Geometry
 from triage.spots import SPOT_FINDER_VERSION
 
-PREPROCESS_VERSION = 1
+PREPROCESS_VERSION = 2
 N_CHANNELS = 5
 """Mean, maximum, spots, resolution, usable fraction."""
 

@@ -17,7 +17,7 @@ from triage.binning import measured
 from triage.core import FloatArray, Pixels, Run, Spots, SpotSummary
 from triage.spot_kernels import TILE, Counts, Levels, find_spots, noise_of
 
-SPOT_FINDER_VERSION = 1
+SPOT_FINDER_VERSION = 2
 """Raised whenever the spots found in a frame change: a model trained on another version's spots does not load."""
 
 ICE_RINGS_A = (
@@ -69,7 +69,13 @@ class DispersionFinder:
             np.float32(self.candidate_sigma), np.float32(self.grow_sigma), np.float32(self.spot_z), self.min_pixels, self.max_pixels
         )
         table = find_spots(frame, levels, noise_of(frame), _tile_edges(converted.shape[0]), _tile_edges(converted.shape[1]))
-        return _spots(table, run)
+        return as_spots(table, run)
+
+
+def as_table(spots: Spots) -> FloatArray:
+    """The rows (n, 7) that `as_spots` makes the same spots of."""
+    columns = (spots.intensity, spots.sigma, spots.background, spots.peak, spots.n_pixels)
+    return np.column_stack([spots.positions_px, *columns]).astype(np.float32)
 
 
 def summarise(spots: Spots) -> SpotSummary:
@@ -102,7 +108,8 @@ def _tile_edges(length: int) -> npt.NDArray[np.int32]:
     return np.append(np.arange(0, length, TILE), length).astype(np.int32)
 
 
-def _spots(table: FloatArray, run: Run) -> Spots:
+def as_spots(table: FloatArray, run: Run) -> Spots:
+    """Spots, strongest first, from rows (n, 7) of slow, fast, intensity, sigma, background, peak and number of pixels."""
     table = table[np.argsort(-table[:, 2], kind="stable")]
     positions = np.ascontiguousarray(table[:, :2])
     inverse_d: FloatArray | None = None
