@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger
 from torch.utils.data import DataLoader
 
 from training.dataset import FrameDataset, ShardSpec, load, make_shards, provenance
+from training.labels.dataset import labels_report, mixed
 from training.module import FrameModule
 from training.settings import TrainSettings
 
@@ -28,6 +29,7 @@ SHARD_FRAMES = 200
 def train(settings: TrainSettings) -> Path:
     """Trains a network; returns the folder with `network.pt` (weights, size, provenance) and `report.json`."""
     L.seed_everything(settings.seed, verbose=False)
+    labels = labels_report(settings.data)  # first: a store that cannot be read must not be found out after an hour of simulation
     simulate_missing(settings)
     module = FrameModule(
         settings.network.size(),
@@ -64,6 +66,7 @@ def train(settings: TrainSettings) -> Path:
     report = {
         "settings": settings.model_dump(mode="json"),
         "data": provenance(settings.data.folder),
+        "labels": labels,
         "git_revision": git_revision(),
         "training_minutes": round(minutes, 1),
         "epochs": trainer.current_epoch,
@@ -111,12 +114,14 @@ def git_revision() -> str:
 
 def _loader(settings: TrainSettings, split: str) -> DataLoader[dict[str, torch.Tensor]]:
     training = split == "train"
-    dataset = FrameDataset(load(settings.data.folder, split), augment=training)
+    simulated = FrameDataset(load(settings.data.folder, split), augment=training)
+    mixture = mixed(simulated, settings.data, split)
     return DataLoader(
-        dataset,
+        mixture.frames,
         batch_size=settings.trainer.batch,
-        shuffle=training,
-        drop_last=training and len(dataset) > settings.trainer.batch,
+        sampler=mixture.sampler,
+        shuffle=training and mixture.sampler is None,
+        drop_last=training and len(simulated) > settings.trainer.batch,
         num_workers=settings.data.loaders,
         persistent_workers=training and settings.data.loaders > 0,
     )
