@@ -46,6 +46,8 @@ class Superposition:
     """(slow, fast) photons; 0 where `run.mask` is set."""
     parts: tuple[Counts, Counts]
     """What each frame contributed."""
+    whole: tuple[Counts, Counts]
+    """What each frame counted, where both have data."""
     run: Run
     """The first frame's, masked where either frame has no data."""
 
@@ -85,10 +87,11 @@ def superposed(first: Exposure, second: Exposure, *, shares: tuple[float, float]
         raise ThinningError(f"{first.run.header.source} and {second.run.header.source}: {problem}; thin frames of one experiment")
     (one, one_known), (other, other_known) = photons(first), photons(second)
     known = one_known & other_known
-    parts = (thinned(np.where(known, one, 0), shares[0], rng), thinned(np.where(known, other, 0), shares[1], rng))
+    one, other = np.where(known, one, 0), np.where(known, other, 0)
+    parts = (thinned(one, shares[0], rng), thinned(other, shares[1], rng))
     header = replace(first.run.header, saturation_value=None, negative_is_no_data=False, no_data_value=None)
     run = replace(first.run, header=header, mask=~known, mask_source="both frames of a superposition")
-    return Superposition(counts=parts[0] + parts[1], parts=parts, run=run)
+    return Superposition(counts=parts[0] + parts[1], parts=parts, whole=(one.astype(np.uint32), other.astype(np.uint32)), run=run)
 
 
 def difference(one: Run, other: Run) -> str | None:

@@ -92,7 +92,8 @@ def lattices_seen(frame: Superposition, second_is_crystal: bool) -> int | None:
     """How many lattices count in a superposition of one-lattice frames (or of one and a blank one); None where that is not sure.
 
     A lattice counts when at least 8 of its spots have I/sigma >= 5 in the sum, and as many lie more than a spot's width from every
-    spot of the stronger one. Its spots are those of the sum that its own thinned frame shows, too. Spots on ice rings are left out.
+    spot of the stronger one. Its spots are those of the sum that its own thinned frame shows, too; the stronger one's are looked for
+    in its frame before thinning, where fewer are missed. Spots on ice rings are left out.
     """
     finder = DispersionFinder()
     found = finder.find(frame.counts, frame.run)
@@ -103,7 +104,7 @@ def lattices_seen(frame: Superposition, second_is_crystal: bool) -> int | None:
     order = sorted(range(len(own)), key=lambda k: -int(visible[k].sum()))
     counts = [int(visible[order[0]].sum())]
     if len(order) == 2:
-        apart = visible[order[1]] & ~_near(seen, own[order[0]], width)
+        apart = visible[order[1]] & ~_near(seen, _off_ice(finder.find(frame.whole[order[0]], frame.run)), width)
         counts.append(min(int(visible[order[1]].sum()), int(apart.sum())))
     if any(UNSURE_SPOTS <= n < MIN_SPOTS for n in counts) or counts[0] < MIN_SPOTS:
         return None
