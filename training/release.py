@@ -1,7 +1,8 @@
-"""Calibrate a trained network on the held-out split and write the ONNX file."""
+"""From a trained network to the released file: calibrated on the validation split, compared on the frozen set, written with its report."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -9,16 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from models.export import export
+from models.export import ExportError, export
 from models.network import Calibrated, Calibration, Network, NetworkSize
 from training.dataset import FrameDataset, load
+from training.evaluation.against import REPORT_NAME, previous
+from training.evaluation.frozen import load_frozen, predict, sha256_of
+from training.evaluation.report import as_json, report_of
+from training.gate import Refused, Verdict, compare
+from training.settings import ExportPart
 from training.simulate.draw import KINDS
-from triage.classify import ModelMetadata
+from training.tracking import register_champion
+from triage.classify import METADATA_KEY, ModelMetadata
 from triage.preprocess import Preprocess
+from triage.refusal import ConfigError
 
 LOG = logging.getLogger(__name__)
 
@@ -84,29 +93,85 @@ def _temperature(loss: Any) -> float:
     return float(grid[int(np.argmin([float(loss(float(t))) for t in grid]))])
 
 
-def release(network_path: Path, folder: Path, path: Path, version: str) -> ModelMetadata:
-    """Writes the ONNX file of a trained network, calibrated on the validation split."""
-    network, report = load_network(network_path)
-    outputs = run_split(network, folder, "validation")
+def release(settings: ExportPart) -> str:
+    """Writes the ONNX file of a trained network, calibrated on the validation split, with its report beside it.
+
+    Returns how it compares with the released one. Raises Refused when it differs from torch or does not beat the released one.
+    """
+    out, candidate = Path(settings.out), Path(settings.out).with_suffix(".candidate.onnx")
+    network, trained = load_network(Path(settings.network))
+    outputs = run_split(network, Path(settings.data), "validation")
     calibration = calibrate(outputs)
-    rates = torch.bincount(outputs.truth["lattices"], minlength=4).double()
+    metadata = _metadata(trained, settings.version, calibration, outputs.truth["lattices"])
+    try:
+        difference = export(Calibrated(network, calibration), metadata, candidate)
+    except ExportError as error:
+        raise Refused(str(error)) from None
+    LOG.info("%s: calibration %s, ONNX differs from torch by %.1e", out, calibration, difference)
+    try:
+        report, verdict = _judged(candidate, settings)
+        if not verdict.passes and not settings.force:
+            raise Refused(f"{out}: not written: {verdict.line}; export.force=true export.reason='...' writes it all the same")
+        gate = {"verdict": verdict.line, "differences": verdict.differences, "forced": settings.reason if settings.force else None}
+        metadata = dataclasses.replace(metadata, provenance={**metadata.provenance, "release": gate})
+        stamp(candidate, metadata)
+        _place(candidate, out, report, metadata)
+    finally:
+        candidate.unlink(missing_ok=True)
+    if report is not None:
+        register_champion(settings.tracking, report, out)
+    return verdict.line
+
+
+def _metadata(trained: dict[str, Any], version: str, calibration: Calibration, lattices: Tensor) -> ModelMetadata:
+    rates = torch.bincount(lattices, minlength=4).double()
     base = (rates / rates.sum()).tolist()
-    metadata = ModelMetadata(
-        name=report["settings"]["name"],
+    return ModelMetadata(
+        name=trained["settings"]["name"],
         version=version,
         preprocess=Preprocess(),
         base_rates=(base[0], base[1], base[2], base[3]),
         provenance={
             "calibration": asdict(calibration),
             "drawn_shares": KINDS,
-            "git_revision": report["git_revision"],
-            "data": report["data"],
-            "seed": report["settings"]["seed"],
-            "data_seed": report["settings"]["data"]["seed"],
-            "training_minutes": report["training_minutes"],
+            "git_revision": trained["git_revision"],
+            "data": trained["data"],
+            "seed": trained["settings"]["seed"],
+            "data_seed": trained["settings"]["data"]["seed"],
+            "training_minutes": trained["training_minutes"],
             "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
-    difference = export(Calibrated(network, calibration), metadata, path)
-    LOG.info("%s: calibration %s, ONNX differs from torch by %.1e", path, calibration, difference)
-    return metadata
+
+
+def _judged(candidate: Path, settings: ExportPart) -> tuple[dict[str, Any] | None, Verdict]:
+    """The candidate's report on the frozen set and how it compares; no report where it is forced and there is no frozen set."""
+    try:
+        frames = load_frozen(Path(settings.frozen))
+        network, metadata = predict(candidate, frames)
+        released = previous(Path(settings.released), frames) if Path(settings.released).is_file() else None
+        report = report_of(metadata, sha256_of(candidate), frames, network, released, {})
+        return report, compare(report, released)
+    except ConfigError as error:
+        if not settings.force:
+            raise Refused(f"{settings.out}: not written: {error}") from None
+        return None, Verdict(passes=False, line=f"not compared: {error}", differences={})
+
+
+def stamp(path: Path, metadata: ModelMetadata) -> None:
+    """Replaces the metadata inside an ONNX file."""
+    model = onnx.load(str(path))
+    [entry] = [entry for entry in model.metadata_props if entry.key == METADATA_KEY]
+    entry.value = metadata.to_json()
+    onnx.save(model, str(path))
+
+
+def _place(candidate: Path, out: Path, report: dict[str, Any] | None, metadata: ModelMetadata) -> None:
+    """The file and its report; an older model's report does not stay beside it."""
+    beside = out.with_name(REPORT_NAME)
+    if report is None:
+        beside.unlink(missing_ok=True)
+    else:
+        report["model"].update(sha256=sha256_of(candidate), provenance=metadata.provenance)
+        beside.write_text(as_json(report))
+    candidate.replace(out)

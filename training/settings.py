@@ -1,4 +1,4 @@
-"""Checked settings of the developer's verbs, mirrored in conf/train.yaml, conf/experiment/ and conf/simulate.yaml."""
+"""Checked settings of the developer's verbs, mirrored in conf/."""
 
 from __future__ import annotations
 
@@ -143,11 +143,16 @@ class EvaluatePart(Strict):
 
     model: str
     against: str | None
+    """Another model, or its report, shown beside it."""
     data: str
-    seed: int
+    train_data: str | None
+    """Whose training split teaches the baselines; where there is none, frames are simulated in `data`."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     frames: Positive
     processes: Positive
+    worst_frames: Annotated[int, Field(ge=0, le=400)]
     out: str
+    tracking: TrackingSettings
 
 
 class EvaluateSettings(Strict):
@@ -157,12 +162,26 @@ class EvaluateSettings(Strict):
 
 
 class ExportPart(Strict):
-    """Which trained network becomes which file."""
+    """Which trained network becomes which file, and what it must beat."""
 
     network: str
     data: str
+    frozen: str
+    """Folder whose test split decides."""
+    released: str
+    """The model to beat; there need not be one."""
     version: str
     out: str
+    force: bool
+    reason: str | None
+    """Why it is forced."""
+    tracking: TrackingSettings
+
+    @model_validator(mode="after")
+    def _forced_for_a_reason(self) -> ExportPart:
+        if self.force and not (self.reason or "").strip():
+            raise ValueError("force=true needs a reason, which the model then carries: export.reason='...'")
+        return self
 
 
 class ExportSettings(Strict):

@@ -32,12 +32,15 @@ Examples:
   triage simulate simulate.out=frames simulate.n=20 simulate.frames_per_file=5 simulate.detectors='["EIGER2 500K"]'
   triage simulate simulate.out=frames simulate.n=100000 simulate.processes=32""",
     "evaluate": """triage evaluate [overrides]
-Judges the held-out simulated frames with an ONNX model and writes report.md and report.json, baselines beside it. Examples:
+Judges the frozen set of simulated frames with an ONNX model, baselines beside it: report.html, report.md, report.json (docs/evaluation.md).
+Frames that are missing are simulated first. Examples:
   triage evaluate
   triage evaluate evaluate.model=runs/new.onnx evaluate.against=models/released/triage.onnx evaluate.out=runs/compared""",
     "export": """triage export [overrides]
-Calibrates a trained network on held-out frames and writes the ONNX file; refuses one that differs from torch. Examples:
-  triage export export.network=runs/train/network.pt export.out=runs/new.onnx export.version=0.2.0""",
+Calibrates a trained network on held-out frames and writes the ONNX file with its report beside it. Refuses one that differs from torch
+by more than 1e-4, or that does not beat the released one on the frozen set. Examples:
+  triage export export.network=runs/train/network.pt export.version=0.2.0
+  triage export export.network=runs/quick/network.pt export.out=runs/quick.onnx export.force=true export.reason='a trial'""",
 }
 
 
@@ -78,17 +81,13 @@ def evaluate(argv: list[str]) -> int:
         print(_HELP["evaluate"])  # noqa: T201
         return 0
     wanted = compose_settings("evaluate", argv, EvaluateSettings).evaluate
-    from training.evaluate import as_markdown, evaluate_models  # torch and scikit-learn take seconds to import
-    from training.train import simulate_split
+    from training.evaluate import evaluate as judge  # torch and scikit-learn take seconds to import
+    from training.evaluation.document import as_markdown
+    from training.evaluation.tables import headline
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    folder = Path(wanted.data)
-    for split in ("train", "test"):  # the baselines learn from the training split
-        frames = wanted.frames if split == "test" else min(wanted.frames, 4000)
-        simulate_split(folder, wanted.seed, split, frames, wanted.processes)
-    models = [Path(model) for model in (wanted.model, wanted.against) if model is not None]
-    for report in evaluate_models(models, folder, Path(wanted.out)):
-        print(as_markdown(report))  # noqa: T201
+    print(as_markdown(headline(judge(wanted))))  # noqa: T201
+    print(f"report: {Path(wanted.out) / 'report.html'}")  # noqa: T201
     return 0
 
 
@@ -101,8 +100,7 @@ def export(argv: list[str]) -> int:
     from training.release import release  # torch takes seconds to import
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    release(Path(wanted.network), Path(wanted.data), Path(wanted.out), wanted.version)
-    print(f"exported: {wanted.out}")  # noqa: T201
+    print(f"exported: {wanted.out}: {release(wanted)}")  # noqa: T201
     return 0
 
 
