@@ -88,6 +88,17 @@ def test_a_model_of_another_preprocessing_is_refused_in_one_line(data: Path, tmp
     assert line.startswith("triage evaluate: ")
 
 
+@pytest.mark.parametrize("key", ["model", "against"])
+def test_a_model_that_is_not_there_is_refused_before_anything_is_simulated(
+    key: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = tmp_path / "absent.onnx"
+    overrides = [f"evaluate.model={write_model(tmp_path / 'm.onnx')}", f"evaluate.data={tmp_path / 'none'}", f"evaluate.{key}={absent}"]
+    assert main(["evaluate", *overrides, "evaluate.tracking.uri=null"]) == 2
+    assert capsys.readouterr().err == f"triage evaluate: evaluate.{key}: {absent}: no such file\n"
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_folder_without_frames_says_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no simulated test frames; `triage evaluate evaluate.data=.*` makes them"):
         load_frozen(tmp_path)

@@ -11,7 +11,7 @@ from training.evaluation.against import previous
 from training.evaluation.baselines import baselines
 from training.evaluation.contact_sheet import Remaker, listed, sheets, worst
 from training.evaluation.document import PLOTS, Picture, as_html, as_markdown
-from training.evaluation.frozen import SPLIT, load_frozen, predict, sha256_of
+from training.evaluation.frozen import SPLIT, load_frozen, predict, read_metadata, sha256_of
 from training.evaluation.illustrate import pictures_of
 from training.evaluation.report import as_json, report_of, scores_of
 from training.evaluation.tables import document_of
@@ -31,6 +31,7 @@ def evaluate(settings: EvaluatePart) -> dict[str, Any]:
     Raises ConfigError, with the mend, when models or frames do not fit each other.
     """
     model, out = Path(settings.model), Path(settings.out)
+    _check(settings)
     train_data = _simulated(settings)
     frames = load_frozen(Path(settings.data))
     LOG.info("%d frames", len(frames.labels))
@@ -49,6 +50,14 @@ def evaluate(settings: EvaluatePart) -> dict[str, Any]:
     write(report, pictures, out)
     log_evaluation(settings.tracking, report, out)
     return report
+
+
+def _check(settings: EvaluatePart) -> None:
+    """Refuses what would be refused anyway, before frames are simulated for minutes."""
+    for key, path in (("model", settings.model), ("against", settings.against)):
+        if path is not None and not Path(path).is_file():
+            raise ConfigError(f"evaluate.{key}: {path}: no such file")
+    read_metadata(Path(settings.model))
 
 
 def _simulated(settings: EvaluatePart) -> Path:
