@@ -10,7 +10,7 @@ import pytest
 from synthetic import GEOMETRY, Floats, match, photons_for, run_of, scattered, with_spots
 
 from triage.core import Pixels, Run, Spots
-from triage.spots import ICE_HALF_WIDTH, ICE_RINGS_A, DispersionFinder, on_ice_ring, summarise
+from triage.spots import ICE_HALF_WIDTH, ICE_RINGS_A, DispersionFinder, as_spots, as_table, on_ice_ring, summarise
 
 SHAPE = (512, 512)
 FINDER = DispersionFinder()
@@ -101,6 +101,14 @@ def test_spots_come_strongest_first_and_are_finite() -> None:
     assert ((found.positions_px > 0) & (found.positions_px < SHAPE)).all()
 
 
+def test_a_table_of_spots_makes_the_same_spots() -> None:
+    rng = np.random.default_rng(8)
+    image = with_spots(np.full(SHAPE, 0.5), scattered(rng, 80, SHAPE), rng.uniform(100, 5000, 80))
+    found = FINDER.find(rng.poisson(image).astype(np.uint16), run_of(geometry=GEOMETRY))
+    assert as_table(found).dtype == np.float32
+    assert same(found, as_spots(as_table(found), run_of(geometry=GEOMETRY)))
+
+
 # Types, gains, and what is no data
 
 
@@ -137,6 +145,16 @@ def test_masked_pixels_change_nothing() -> None:
     assert same(expected, FINDER.find(loud, run))
 
 
+@pytest.mark.xfail(strict=True, reason="the test for company reads masked pixels too: zeros there hide spots on bright backgrounds")
+def test_zeros_under_the_mask_change_nothing_on_a_bright_background() -> None:
+    rng = np.random.default_rng(2)
+    photons = rng.poisson(with_spots(background_of("flat", 50.0), scattered(rng, 100, SHAPE), photons_for(9.0, 50.0)))
+    run = run_of(mask=rng.random(SHAPE) < 0.03)
+    assert run.mask is not None
+    expected = FINDER.find(np.where(run.mask, 65535, photons).astype(np.uint16), run)
+    assert same(expected, FINDER.find(np.where(run.mask, 0, photons).astype(np.uint16), run))
+
+
 def test_spots_beside_a_module_gap_are_found() -> None:
     rng = np.random.default_rng(7)
     fast = np.arange(20.0, 500.0, 16.0)
@@ -167,11 +185,11 @@ def test_read_noise_and_an_unstated_gain_make_few_spots_and_hide_no_strong_ones(
     run = run_of(offset=40.0)
     for gain, read in ((1.0, 6.0), (3.0, 4.0)):
         blank = 40.0 + gain * rng.poisson(20.0, SHAPE) + rng.normal(0.0, read, SHAPE)
-        assert len(FINDER.find(blank.astype(np.float32), run)) <= 15
+        assert len(FINDER.find(blank.astype(np.float32), run)) <= 5
         seen = 40.0 + gain * rng.poisson(with_spots(np.full(SHAPE, 20.0), true, 1500.0)) + rng.normal(0.0, read, SHAPE)
         matched = match(FINDER.find(np.rint(seen).astype(np.uint16), run).positions_px, true)
         assert matched.recall == 1.0
-        assert matched.false <= 15
+        assert matched.false <= 5
 
 
 # Nothing there
@@ -197,20 +215,18 @@ def test_empty_frames_have_no_spots(shape: tuple[int, int]) -> None:
         assert summary.total_intensity == 0.0
 
 
-@pytest.mark.parametrize(("level", "per_million"), [(0.001, 0), (0.02, 0), (0.3, 1), (1.0, 1), (5.0, 3), (20.0, 4), (50.0, 10)])
+@pytest.mark.parametrize(("level", "per_million"), [(0.001, 0), (0.02, 0), (0.3, 0), (1.0, 1), (5.0, 2), (20.0, 3), (50.0, 4), (400.0, 6)])
 def test_noise_alone_gives_a_few_spots_in_a_million_pixels(level: float, per_million: int) -> None:
     rng = np.random.default_rng(12)
     n = sum(len(FINDER.find(rng.poisson(level, (1000, 1000)).astype(np.uint16), run_of())) for _ in range(2))
     assert n <= 2 * per_million
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the noise is one number for the frame: where pixels respond unevenly in a part of it, false spots appear"
-)
-def test_uneven_pixels_in_half_of_a_bright_frame_give_few_spots() -> None:
-    rng = np.random.default_rng(3)
+@pytest.mark.parametrize("seed", range(3))
+def test_uneven_pixels_in_half_of_a_bright_frame_give_few_spots(seed: int) -> None:
+    rng = np.random.default_rng(seed)
     response = 1.0 + 0.05 * rng.standard_normal(SHAPE) * (np.arange(SHAPE[1]) > 256)
-    assert len(FINDER.find(rng.poisson(400.0 * response).astype(np.uint16), run_of())) <= 20
+    assert len(FINDER.find(rng.poisson(400.0 * response).astype(np.uint16), run_of())) <= 40  # of 131,072 such pixels
 
 
 def grid_of(value: int, level: float, seed: int) -> Pixels:
@@ -227,32 +243,25 @@ def test_hot_pixels_and_zingers_are_not_spots(level: float) -> None:
         assert len(FINDER.find(grid_of(5000, level, seed), run_of())) <= 3
 
 
-@pytest.mark.xfail(strict=True, reason="on a bright background one pixel in three has a neighbour lifted by chance, and passes for a spot")
-def test_hot_pixels_on_a_bright_background_are_not_spots() -> None:
-    assert len(FINDER.find(grid_of(100, 20.0, 0), run_of())) <= 12  # one in twenty
+@pytest.mark.parametrize("value", [100, 1000])
+@pytest.mark.parametrize("level", [5.0, 20.0])
+def test_few_hot_pixels_on_a_bright_background_are_spots(level: float, value: int) -> None:
+    for seed in range(3):
+        assert len(FINDER.find(grid_of(value, level, seed), run_of())) <= 16  # one in sixteen
 
 
-@pytest.mark.parametrize(("width_px", "height", "most"), [(3.0, 50.0, 12), (12.0, 10.0, 4), (8.0, 5.0, 2)])
+@pytest.mark.parametrize(("width_px", "height", "most"), [(3.0, 50.0, 4), (12.0, 10.0, 3), (8.0, 5.0, 2), (8.0, 25.0, 8)])
 def test_smooth_powder_rings_give_few_spots(width_px: float, height: float, most: int) -> None:
     rng = np.random.default_rng(13)
     ring = 5.0 + height * np.exp(-0.5 * ((distance_from_centre() - 160.0) / width_px) ** 2)
     assert len(FINDER.find(rng.poisson(ring).astype(np.uint16), run_of())) <= most
 
 
-@pytest.mark.xfail(
-    strict=True, reason="on a ring about as wide as the window the mean is too low at the crest: a false spot every 20 px along it"
-)
-def test_a_smooth_powder_ring_as_wide_as_the_window_gives_few_spots() -> None:
-    rng = np.random.default_rng(13)
-    ring = 5.0 + 25.0 * np.exp(-0.5 * ((distance_from_centre() - 160.0) / 8.0) ** 2)
-    assert len(FINDER.find(rng.poisson(ring).astype(np.uint16), run_of())) <= 10
-
-
 def test_a_shadows_edge_gives_few_spots() -> None:
     rng = np.random.default_rng(13)
     for bright, dark in ((10.0, 0.05), (3.0, 0.05), (30.0, 1.0)):
         shadow = np.where(distance_from_centre() < 200.0, bright, dark)
-        assert len(FINDER.find(rng.poisson(shadow).astype(np.uint16), run_of())) <= 30  # along 1,257 px
+        assert len(FINDER.find(rng.poisson(shadow).astype(np.uint16), run_of())) <= 10  # along 1,257 px
 
 
 def distance_from_centre() -> Floats:
@@ -260,26 +269,36 @@ def distance_from_centre() -> Floats:
     return np.hypot(slow - 256.0, fast - 256.0)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a connected region of more than max_pixels is eaten in pieces, and its last piece passes for a spot"
-)
 def test_a_region_larger_than_any_spot_is_no_spot_in_pieces() -> None:
     pixels = np.random.default_rng(0).poisson(1.0, SHAPE)
     pixels[100:103, 10:500] += 50
+    pixels[200:240, 200:240] += 30
     assert len(FINDER.find(pixels.astype(np.uint16), run_of())) == 0
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the noise is taken from tiles; with spots in more than about 45 % of them it is overestimated, and half is lost"
-)
-def test_a_photon_counters_spots_are_found_also_where_they_crowd() -> None:
-    rng = np.random.default_rng(1)
-    cells = np.stack(np.meshgrid(np.arange(24), np.arange(24), indexing="ij"), axis=-1).reshape(-1, 2)  # one spot a 21 x 21 px cell
-    true = 12.0 + 21.0 * cells[:550] + rng.uniform(-6, 6, (550, 2))
-    photons = photons_for(30.0, 1.0) * rng.exponential(1.0, 550)
+@pytest.mark.xfail(strict=True, reason="a ring three times the background or more is one region, refused with the spots on it")
+def test_strong_spots_on_a_strong_ring_are_found() -> None:
+    rng = np.random.default_rng(0)
+    ring = 5.0 + 25.0 * np.exp(-0.5 * ((distance_from_centre() - 160.0) / 3.0) ** 2)
+    azimuth = np.arange(0.0, 2.0 * np.pi, np.pi / 25.0)
+    true = 256.0 + 160.0 * np.stack([np.sin(azimuth), np.cos(azimuth)], axis=1)
+    found = FINDER.find(rng.poisson(with_spots(ring, true, photons_for(60.0, 30.0))).astype(np.uint16), run_of())
+    assert match(found.positions_px, true).recall > 0.5
+
+
+def crowded(n: int, seed: int) -> float:
+    """The share found of the spots above I/sigma 10, of n with exponential intensities, in cells of 21 x 21 px on 1 photon a pixel."""
+    rng = np.random.default_rng(seed)
+    cells = np.stack(np.meshgrid(np.arange(24), np.arange(24), indexing="ij"), axis=-1).reshape(-1, 2)
+    true = 12.0 + 21.0 * cells[:n] + rng.uniform(-6, 6, (n, 2))
+    photons = photons_for(30.0, 1.0) * rng.exponential(1.0, n)
     found = FINDER.find(rng.poisson(with_spots(np.full(SHAPE, 1.0), true, photons)).astype(np.uint16), run_of())
-    visible = photons > photons_for(10.0, 1.0)
-    assert match(found.positions_px, true[visible]).recall > 0.9
+    return match(found.positions_px, true[photons > photons_for(10.0, 1.0)]).recall
+
+
+@pytest.mark.parametrize("n", [300, 550])
+def test_a_photon_counters_spots_are_found_also_where_they_crowd(n: int) -> None:
+    assert min(crowded(n, seed) for seed in range(3)) > 0.9
 
 
 # Ice and the summary

@@ -1,101 +1,87 @@
-"""The spot finder agrees, spot by spot, with one written to be read."""
+"""The spot finder agrees, spot by spot, with one written to be read; each of its rules decides somewhere."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
+import numpy.typing as npt
 import pytest
+from slow_spots import Row, SlowFinder
 from synthetic import Floats, photons_for, run_of, with_spots
 
 from triage.core import Mask, Pixels
-from triage.spots import DispersionFinder
+from triage.spots import DispersionFinder, as_table
+
+SHAPE = (118, 137)  # not whole tiles
+SLOW, FAST = np.mgrid[: SHAPE[0], : SHAPE[1]]
+NO_DATA = 65535
 
 
-def slowly(pixels: Pixels, mask: Mask) -> list[tuple[float, ...]]:
-    """The finder on a photon counter, written to be read: (slow, fast, intensity, sigma, background, peak, n) of each spot."""
-    n_slow, n_fast = pixels.shape
-    photons = pixels.astype(float)
-    rows, columns = range(0, n_slow, 16), range(0, n_fast, 16)
-    means = {(r // 16, c // 16): tile_mean(photons, mask, r, c) for r in rows for c in columns}
-    strong, seeds = np.zeros(pixels.shape, dtype=bool), []
-    for tile in sorted(means):
-        near = sorted(m for (r, c), m in means.items() if abs(r - tile[0]) <= 1 and abs(c - tile[1]) <= 1 and m is not None)
-        level = near[(len(near) - 1) // 2] if near else 0.0
-        own = means[tile]
-        level = level if own is None else min(level, own)
-        for r in range(16 * tile[0], min(n_slow, 16 * tile[0] + 16)):
-            for c in range(16 * tile[1], min(n_fast, 16 * tile[1] + 16)):
-                if not mask[r, c] and photons[r, c] > level + 3.0 * math.sqrt(level) + 2.0:
-                    strong[r, c] = True
-                    around = photons[max(0, r - 1) : r + 2, max(0, c - 1) : c + 2]
-                    if (around > level + 1.5 * math.sqrt(level) + 0.6).sum() > 1:
-                        seeds.append((r, c))
-    found, member = [], np.zeros(pixels.shape, dtype=bool)
-    for r, c in seeds:
-        spot = None if member[r, c] else grown(photons, mask, strong, member, (r, c))
-        if spot is not None:
-            found.append(spot)
-    return sorted(found, key=lambda spot: -spot[2])
-
-
-def tile_mean(photons: Floats, mask: Mask, r: int, c: int) -> float | None:
-    values = photons[r : r + 16, c : c + 16][~mask[r : r + 16, c : c + 16]]
-    return float(values.mean()) if len(values) >= 16 else None
-
-
-def grown(photons: Floats, mask: Mask, strong: Mask, member: Mask, seed: tuple[int, int]) -> tuple[float, ...] | None:
-    r, c = seed
-    window = np.s_[max(0, r - 6) : r + 7, max(0, c - 6) : c + 7]
-    quiet = photons[window][~mask[window] & ~strong[window] & ~member[window]]
-    if len(quiet) < 20:
-        return None
-    local = quiet.mean()
-    if photons[seed] <= local + 3.0 * math.sqrt(local) + 2.0:
-        return None
-    pixels, edge = {seed}, [seed]
-    while edge:
-        row, column = edge.pop()
-        for near in ((row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)):
-            inside = 0 <= near[0] < photons.shape[0] and 0 <= near[1] < photons.shape[1]
-            if (
-                inside
-                and near not in pixels
-                and not mask[near]
-                and not member[near]
-                and photons[near] > local + 1.5 * math.sqrt(local) + 0.6
-            ):
-                pixels.add(near)
-                edge.append(near)
-    for pixel in pixels:
-        member[pixel] = True
-    return measured_spot(photons, sorted(pixels), float(local), len(quiet))
-
-
-def measured_spot(photons: Floats, pixels: list[tuple[int, int]], local: float, n_quiet: int) -> tuple[float, ...] | None:
-    counts, n = np.array([photons[pixel] for pixel in pixels]), len(pixels)
-    above = np.maximum(counts - local, 0.0)
-    z = 2.0 * (math.sqrt(counts.sum() + 0.375) - math.sqrt(n * local + 0.375))
-    zinger = n < 4 and counts.max() - local > 0.95 * above.sum() and above.sum() > 40
-    if n < 2 or z < 5.5 or zinger:
-        return None
-    place = ((np.array(pixels) + 0.5) * above[:, None]).sum(axis=0) / above.sum()
-    sigma = math.sqrt(counts.sum() + n * n * local / n_quiet)
-    return (*place, counts.sum() - n * local, sigma, local, counts.max(), n)
-
-
-@pytest.mark.parametrize(("level", "seed"), [(0.05, 1), (0.5, 2), (3.0, 3), (15.0, 4)])
-def test_spot_by_spot_as_a_slow_implementation_finds_them(level: float, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    shape = (118, 137)  # not whole tiles
-    mask = rng.random(shape) < 0.01
+def gaps() -> Mask:
+    """Dead pixels, a gap between modules, a corner cut off."""
+    mask: Mask = np.random.default_rng(99).random(SHAPE) < 0.01
     mask[:, 60:66] = True
     mask[84:, 110:] = True
-    true = rng.uniform(2, np.array(shape) - 2, (18, 2))  # some touch, some lie at the edge or in the gap
-    image = with_spots(np.full(shape, level) * (1 + np.arange(137) / 60), true, photons_for(9.0, level) * rng.exponential(2.0, 18))
-    pixels = np.where(mask, 50_000, rng.poisson(image)).astype(np.uint16)
-    expected = slowly(pixels, mask)
-    found = DispersionFinder().find(pixels, run_of(mask=mask))
+    return mask
+
+
+def counted(rng: np.random.Generator, expected: Floats, level: float, spots: int = 18) -> npt.NDArray[np.int64]:
+    """Poisson counts of `expected` with some spots: some touch, some lie at the edge or in the gap."""
+    true = rng.uniform(2, np.array(SHAPE) - 2, (spots, 2))
+    return rng.poisson(with_spots(expected, true, photons_for(9.0, level) * rng.exponential(2.0, spots)))
+
+
+def agreed(pixels: Pixels, mask: Mask, *, offset: float = 0.0) -> tuple[SlowFinder, list[Row]]:
+    """Asserts that both finders find the same; returns the slow one, and what it found."""
+    slow = SlowFinder(np.where(mask, np.nan, pixels - offset))
+    expected = slow.find()
+    found = as_table(DispersionFinder().find(pixels, run_of(mask=mask, offset=offset)))
     assert len(found) == len(expected) > 6
-    ours = np.column_stack([found.positions_px, found.intensity, found.sigma, found.background, found.peak, found.n_pixels])
-    np.testing.assert_allclose(ours, expected, rtol=2e-4, atol=2e-3)
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-3)
+    return slow, expected
+
+
+@pytest.mark.parametrize(("level", "seed"), [(0.05, 1), (0.5, 2), (3.0, 3), (15.0, 4), (90.0, 5), (400.0, 1)])
+def test_on_a_slope_with_gaps(level: float, seed: int) -> None:
+    photons = counted(np.random.default_rng(seed), level * (1 + FAST / 60), level)
+    agreed(np.where(gaps(), NO_DATA, photons).astype(np.uint16), gaps())
+
+
+@pytest.mark.parametrize(("width_px", "height", "rule"), [(3.0, 50.0, "too large"), (8.0, 25.0, "crest"), (6.0, 20.0, "crest")])
+def test_on_a_powder_ring(width_px: float, height: float, rule: str) -> None:
+    ring = 5.0 + height * np.exp(-0.5 * ((np.hypot(SLOW - 59, FAST - 60) - 40) / width_px) ** 2)
+    photons = counted(np.random.default_rng(2), ring, 20.0)
+    slow, _ = agreed(photons.astype(np.uint16), np.zeros(SHAPE, dtype=bool))
+    assert slow.ruled[rule] > 0
+
+
+@pytest.mark.parametrize("level", [1.0, 20.0])
+def test_with_hot_pixels(level: float) -> None:
+    photons = counted(np.random.default_rng(1), np.full(SHAPE, level), level)
+    photons[8::16, 8::16] += 100
+    photons[0:8:16, 3::16] += 60
+    slow, _ = agreed(photons.astype(np.uint16), np.zeros(SHAPE, dtype=bool))
+    assert slow.ruled["lone"] > 0
+
+
+def test_with_regions_larger_than_a_spot() -> None:
+    photons = counted(np.random.default_rng(1), np.full(SHAPE, 1.0), 1.0)
+    photons[40:43, 20:100] += 50
+    photons[80:100, 80:108] += 30
+    slow, _ = agreed(photons.astype(np.uint16), np.zeros(SHAPE, dtype=bool))
+    assert slow.ruled["too large"] > 2
+
+
+def test_with_uneven_pixels() -> None:
+    rng = np.random.default_rng(1)
+    response = 1.0 + 0.08 * rng.standard_normal(SHAPE) * (FAST > 110)
+    slow, _ = agreed(counted(rng, 400.0 * response, 400.0).astype(np.uint16), np.zeros(SHAPE, dtype=bool))
+    assert slow.ruled["uneven"] > 0
+
+
+@pytest.mark.parametrize(("gain", "read_noise"), [(1.0, 6.0), (3.0, 4.0)])
+def test_with_read_noise_and_an_unstated_gain(gain: float, read_noise: float) -> None:
+    rng = np.random.default_rng(1)
+    values = 40.0 + gain * counted(rng, 20.0 * (0.2 + FAST / 60), 20.0) + rng.normal(0.0, read_noise, SHAPE)
+    slow, _ = agreed(np.where(gaps(), np.nan, values).astype(np.float32), gaps(), offset=40.0)
+    assert slow.noise[1] > 0.5 * read_noise**2
+    assert (slow.noise[0] > 1.5) == (gain > 1.5)
