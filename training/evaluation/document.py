@@ -10,7 +10,7 @@ PLOTS = "plots"
 """Folder of the pictures beside the Markdown."""
 _MARKS = ("yes", "no", "unsure", "too few")
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2rem auto; padding: 0 1rem; color: #1c2430; }
 h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #d5dae1; padding-bottom: .2rem; }
 nav a { margin-right: 1rem; } a { color: #0b5fa5; }
 .table { overflow-x: auto; margin: 1rem 0; }

@@ -49,7 +49,7 @@ def _curves(task: str, labels: strata.Labels, scores: Scores) -> list[Picture]:
         chosen = stratum.positive | stratum.negative
         if stratum.positive.any() and stratum.negative.any():
             chosen_scores = {scorer: values[chosen] for scorer, values in scores[task].items()}
-            drawn = plots.roc_and_precision(TITLES[task], chosen_scores, stratum.positive[chosen])
+            drawn = plots.roc_and_precision(f"{TITLES[task]}: {name}", chosen_scores, stratum.positive[chosen])
             caption = f"{TITLES[task]}, {name}: {int(stratum.positive.sum())} frames against {int(stratum.negative.sum())}."
             found.append(Picture(f"{task}_curves_{number}", caption, drawn))
     return found

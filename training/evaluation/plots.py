@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from training.evaluation.against import NETWORK
+from training.evaluation.baselines import BOOSTING
 from training.evaluation.measures import Bools, Floats, Reliability, precision, roc
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -26,18 +28,26 @@ def png_of(figure: Figure) -> bytes:
     return content.getvalue()
 
 
+def _colour(scorer: str) -> str:
+    """The same in every picture."""
+    fixed = {NETWORK: COLOURS[0], f"baseline: {BOOSTING}": COLOURS[2]}
+    return fixed.get(scorer, COLOURS[1] if scorer.startswith("baseline: ") else COLOURS[3])
+
+
 def roc_and_precision(title: str, scorers: Mapping[str, Floats], truth: Bools) -> bytes:
     """ROC (false alarms on a logarithmic axis: alarms are rare or useless) and precision against recall."""
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure.suptitle(title)
     left, right = figure.subplots(1, 2)
-    for colour, (name, scores) in zip(COLOURS, scorers.items(), strict=False):
+    for name, scores in scorers.items():
+        colour = _colour(name)
         curve = roc(scores, truth)
         alarms = np.maximum(np.append(0.0, curve.false_alarms[0]), _LEAST_FALSE_ALARMS)
         left.plot(alarms, np.append(0.0, curve.hits[0]), color=colour, label=f"{name} ({curve.auroc()[0]:.3f})", drawstyle="steps-post")
         right.plot(*precision(scores, truth), color=colour, label=name)
     for share in (0.01, 0.05):
         left.axvline(share, color=_GREY, linewidth=0.8, linestyle=":")
-    left.set(xscale="log", xlim=(_LEAST_FALSE_ALARMS, 1), ylim=(0, 1.01), xlabel="false alarms", ylabel="recall", title=f"{title}: ROC")
+    left.set(xscale="log", xlim=(_LEAST_FALSE_ALARMS, 1), ylim=(0, 1.01), xlabel="false alarms", ylabel="recall", title="ROC")
     left.legend(title="AUROC in brackets", fontsize=8, title_fontsize=8, loc="best")
     right.axhline(float(truth.mean()), color=_GREY, linewidth=0.8, linestyle=":")
     right.set(xlim=(0, 1), ylim=(0, 1.01), xlabel="recall", ylabel="precision", title="precision (dotted: without any skill)")
@@ -53,7 +63,8 @@ def strata(title: str, rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> b
     axes = figure.subplots(1, 2, sharey=True)
     names = list(dict.fromkeys(name for scorers in shown.values() for name in scorers))
     for axis, measure, label in zip(axes, ("auroc", "recall_at_1pc"), ("AUROC", "recall at 1 % false alarms"), strict=True):
-        for colour, name in zip(COLOURS, names, strict=False):
+        for name in names:
+            colour = _colour(name)
             points = [(y, scorers[name][measure]) for y, scorers in enumerate(shown.values()) if measure in scorers.get(name, {})]
             heights, values = [y for y, _ in points], np.array([value for _, value in points]).reshape(-1, 3)
             if name == names[0]:
