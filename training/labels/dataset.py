@@ -127,9 +127,10 @@ def labelled_frames(data: DataSettings, split: str) -> list[tuple[Label, Path]]:
     library, cache = FrameLibrary(_store_of(data).parent), InputCache(data.folder / CACHE_NAME, Preprocess())
     frames = labelled_inputs(labels, library, cache)
     if split == "train" and data.labels_thinned:
-        pairs = pair_inputs(draw_pairs([label for label, _ in frames], data.labels_thinned, library, data.seed), library, cache)
-        LOG.info("%d of %d thinned pairs can be labelled", len(pairs), data.labels_thinned)
-        frames += pairs
+        pairs = draw_pairs([label for label, _ in frames], data.labels_thinned, library, data.seed)
+        made = pair_inputs(pairs, library, cache)
+        LOG.info("%d thinned pairs wanted, %d drawn, %d of them can be labelled", data.labels_thinned, len(pairs), len(made))
+        frames += made
     return frames
 
 

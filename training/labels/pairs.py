@@ -20,8 +20,8 @@ from training.labels.frames import FrameLibrary, run_key
 from training.labels.inputs import InputCache, identity
 from training.labels.label import Label
 from training.simulate.render import MIN_SPOTS, VISIBLE_I_OVER_SIGMA
-from training.thinning import Exposure, Superposition, ThinningError, difference, superposed
-from triage.core import Frame, FrameError, RunKind, SourceError, Spots
+from training.thinning import Counts, Exposure, Superposition, ThinningError, difference, superposed
+from triage.core import Frame, FrameError, Run, RunKind, SourceError, Spots
 from triage.preprocess import Inputs
 from triage.spots import DispersionFinder
 
@@ -35,6 +35,11 @@ RATIOS = (0.03, 1.0)
 """Of the shares of the two exposures, drawn log-uniformly: as the simulator's intensity ratios."""
 BLANK_SHARE = 0.35
 """Of the pairs, those with a blank frame, where there are any."""
+SHINES_SIGMA = 3.0
+"""Photons above background by which the stronger lattice's frame is not empty at a spot of the weaker one."""
+_AROUND_PX = 12
+_CORE_PX = 1.5
+_CLIP_FROM = 0.9  # share of the pixels around whose mean tells what is bright: the others may belong to spots
 _ATTEMPTS = 6
 _LEAST_WIDTH_PX = 2.0
 
@@ -55,17 +60,18 @@ def draw_pairs(labels: Sequence[Label], n: int, library: FrameLibrary, seed: int
     Fewer where suitable partners are rare: each draw is tried a few times.
     """
     rng = np.random.default_rng(seed)
-    crystals = [label for label in labels if label.n_lattices == 1]
-    blanks = [label for label in labels if label.non_diffraction_kind == "blank"]
+    groups = [(crystals, blanks) for crystals, blanks in _experiments(labels, library) if len(crystals) + len(blanks) > 1 and crystals]
+    sizes = np.array([len(crystals) for crystals, _ in groups])
     pairs: list[Pair] = []
-    for _ in range(n * _ATTEMPTS if len(crystals) + len(blanks) > 1 and crystals else 0):
+    for _ in range(n * _ATTEMPTS if groups else 0):
         if len(pairs) == n:
             break
+        crystals, blanks = groups[rng.choice(len(groups), p=sizes / sizes.sum())]
         partners = blanks if blanks and rng.random() < BLANK_SHARE else crystals
         first, second = crystals[rng.integers(len(crystals))], partners[rng.integers(len(partners))]
         ratio = float(np.exp(rng.uniform(*np.log(RATIOS))))
         shares = (1.0 / (1.0 + ratio), ratio / (1.0 + ratio))
-        if first is not second and _can_be_paired(first, second, library):
+        if first is not second and _are_of_different_orientation(first, second, library):
             pairs.append(Pair(first=first, second=second, shares=shares, seed=int(rng.integers(2**32))))
     return pairs
 
@@ -92,8 +98,8 @@ def lattices_seen(frame: Superposition, second_is_crystal: bool) -> int | None:
     """How many lattices count in a superposition of one-lattice frames (or of one and a blank one); None where that is not sure.
 
     A lattice counts when at least 8 of its spots have I/sigma >= 5 in the sum, and as many lie more than a spot's width from every
-    spot of the stronger one. Its spots are those of the sum that its own thinned frame shows, too; the stronger one's are looked for
-    in its frame before thinning, where fewer are missed. Spots on ice rings are left out.
+    spot of the stronger one: there, the stronger one's frame must show nothing, also before it was thinned. A lattice's spots are those
+    of the sum that its own thinned frame shows, too. Spots on ice rings are left out.
     """
     finder = DispersionFinder()
     found = finder.find(frame.counts, frame.run)
@@ -104,7 +110,7 @@ def lattices_seen(frame: Superposition, second_is_crystal: bool) -> int | None:
     order = sorted(range(len(own)), key=lambda k: -int(visible[k].sum()))
     counts = [int(visible[order[0]].sum())]
     if len(order) == 2:
-        apart = visible[order[1]] & ~_near(seen, _off_ice(finder.find(frame.whole[order[0]], frame.run)), width)
+        apart = visible[order[1]] & ~_shines(frame.whole[order[0]], frame.run, seen, width)
         counts.append(min(int(visible[order[1]].sum()), int(apart.sum())))
     if any(UNSURE_SPOTS <= n < MIN_SPOTS for n in counts) or counts[0] < MIN_SPOTS:
         return None
@@ -130,16 +136,28 @@ def _exposure(frame: Frame) -> Exposure:
     return Exposure(pixels=frame.decode(), run=frame.run)
 
 
-def _can_be_paired(first: Label, second: Label, library: FrameLibrary) -> bool:
-    """Whether two frames are of one experiment and of different orientation."""
-    try:
-        one, other = library.frame(first), library.frame(second)
-    except (SourceError, FrameError):
-        return False  # said once, where its own inputs are made
-    if difference(one.run, other.run) is not None:
-        return False
+def _experiments(labels: Sequence[Label], library: FrameLibrary) -> list[tuple[list[Label], list[Label]]]:
+    """One-lattice and blank frames by the experiment they are of; frames that cannot be read are left out."""
+    groups: list[tuple[Run, list[Label], list[Label]]] = []
+    for label in labels:
+        if label.n_lattices != 1 and label.non_diffraction_kind != "blank":
+            continue
+        try:
+            run = library.frame(label).run
+        except (SourceError, FrameError):
+            continue  # said once, where its own inputs are made
+        group = next((group for group in groups if difference(group[0], run) is None), None)
+        if group is None:
+            groups.append(group := (run, [], []))
+        (group[1] if label.n_lattices == 1 else group[2]).append(label)
+    return [(crystals, blanks) for _, crystals, blanks in groups]
+
+
+def _are_of_different_orientation(first: Label, second: Label, library: FrameLibrary) -> bool:
+    """Whether two frames of one experiment show different orientations, or one of them shows none."""
     if second.n_lattices != 1 or run_key(first.source) != run_key(second.source) or first.origin == "simulated":
         return True
+    one, other = library.frame(first), library.frame(second)
     return one.run.kind is RunKind.SERIAL or _are_turned(one, other)
 
 
@@ -182,6 +200,35 @@ def _off_ice(spots: Spots) -> npt.NDArray[np.float32]:
 def _width_px(spots: Spots) -> float:
     """A spot's width: the median diameter of the discs that the connected strong pixels would fill."""
     return max(_LEAST_WIDTH_PX, float(np.median(2.0 * np.sqrt(spots.n_pixels / np.pi)))) if len(spots) else _LEAST_WIDTH_PX
+
+
+def _shines(counts: Counts, run: Run, positions: npt.NDArray[np.float32], within: float) -> npt.NDArray[np.bool_]:
+    """Where a frame has more than its background: its photons within that many pixels of each position (n, 2), against those around.
+
+    Not a spot finder's word, which turns on a pixel more or less; photons suffice.
+    """
+    known = np.ones(counts.shape, dtype=bool) if run.mask is None else ~run.mask
+    found = np.zeros(len(positions), dtype=bool)
+    rows, columns = (np.arange(n) + 0.5 for n in counts.shape)
+    for k, (slow, fast) in enumerate(positions):
+        window = tuple(slice(max(0, int(at) - _AROUND_PX), int(at) + _AROUND_PX + 1) for at in (slow, fast))
+        distance = np.hypot(rows[window[0], None] - slow, columns[None, window[1]] - fast)
+        usable = known[window]
+        around = counts[window][usable & (distance > 2.0 * within)]
+        if len(around) == 0:
+            continue
+        background = _clipped_mean(around)
+        for reach in (_CORE_PX, within):  # a sharp spot drowns in the wider disc's noise, a broad one in the narrow disc's
+            inside = counts[window][usable & (distance <= reach)]
+            excess = float(inside.sum()) - len(inside) * background
+            found[k] |= excess > SHINES_SIGMA * np.sqrt(max(len(inside) * background, 1.0))
+    return found
+
+
+def _clipped_mean(counts: Counts) -> float:
+    """Mean of the counts without those that stand out by more than three standard deviations and two photons."""
+    low = float(counts[counts <= np.quantile(counts, _CLIP_FROM)].mean())
+    return float(counts[counts <= low + 3.0 * np.sqrt(low) + 2.0].mean())
 
 
 def _near(positions: npt.NDArray[np.float32], others: npt.NDArray[np.float32], within: float) -> npt.NDArray[np.bool_]:
