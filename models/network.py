@@ -195,7 +195,7 @@ class Network(nn.Module):
         self.trunk = _Trunk(size.trunk)
         self.crops = _Crops(size.crop)
         self.features = nn.Sequential(
-            nn.BatchNorm1d(size.n_features), nn.Linear(size.n_features, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()
+            nn.BatchNorm1d(size.n_features), nn.Linear(size.n_features, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU()
         )
         self.spectrum = _Spectrum(size.image_px, size.spectrum)
         self.radial = _Radial()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def test_a_folder_of_another_seed_or_preprocessing_is_refused(shards: Path) -> N
     for seed, preprocess in ((6, TINY), (5, Preprocess())):
         with pytest.raises(ValueError, match="another seed or preprocessing"):
             claim_folder(shards, ShardSpec(folder=shards, seed=seed, split="train", number=0, preprocess=preprocess))
+
+
+def test_features_of_another_number_are_computed_anew_from_the_kept_spots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "scene_of", small_scene)
+    spec = ShardSpec(folder=tmp_path, seed=5, split="train", number=2, frames=2, preprocess=TINY)
+    features = make_shard(spec).with_suffix(".features.npy")
+    made = np.load(features)
+    claim_folder(tmp_path, replace(spec, preprocess=replace(TINY, n_features=7)))
+    np.save(features, made[:, :7])
+    claim_folder(tmp_path, spec)
+    assert np.array_equal(np.load(features), made)
 
 
 def test_a_shard_holds_what_the_runtime_makes_of_each_frame(shards: Path) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -205,13 +205,31 @@ def make_shards(specs: Sequence[ShardSpec], processes: int) -> None:
 
 
 def claim_folder(folder: Path, spec: ShardSpec) -> None:
-    """Notes in the folder what its shards are made with. Raises ValueError when it holds shards of another seed or preprocessing."""
+    """Notes in the folder what its shards are made with; features of another number are computed anew from the shards' spots.
+
+    Raises ValueError when it holds shards of another seed or preprocessing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = json.dumps({"seed": spec.seed, "preprocess": json.loads(spec.preprocess.to_json())}, sort_keys=True)
+    recipe = {"seed": spec.seed, "preprocess": json.loads(spec.preprocess.to_json())}
     note = folder / "recipe.json"
-    if note.exists() and note.read_text() != recipe:
+    before = json.loads(note.read_text()) if note.exists() else recipe
+    others = {**before, "preprocess": {**before["preprocess"], "n_features": spec.preprocess.n_features}}
+    if others != recipe:
         raise ValueError(f"{folder}: its shards were made with another seed or preprocessing; set data.folder to another folder")
-    note.write_text(recipe)
+    if before != recipe:
+        for stale in finished(folder, spec):
+            LOG.info("features of %s are computed anew", stale.path.name)
+            refresh_features(stale)
+    note.write_text(json.dumps(recipe, sort_keys=True))
+
+
+def finished(folder: Path, like: ShardSpec) -> list[ShardSpec]:
+    """Every finished shard of a folder."""
+    names = [path.name.removesuffix(".labels.npy").rsplit("_", 1) for path in sorted(folder.glob("*.labels.npy"))]
+    return [
+        replace(like, folder=folder, split=split, number=int(number), frames=len(np.load(folder / f"{split}_{number}.labels.npy")))
+        for split, number in names
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triage.core import FloatArray, Run, Spots
+from triage.lattice_features import LATTICE_FEATURES, lattice_features
 
 FEATURE_NAMES = (
     "log_count",
@@ -24,6 +25,7 @@ FEATURE_NAMES = (
     "pair_repeats_q90",
     "azimuthal_unevenness",
     "powder_likeness",
+    *LATTICE_FEATURES,
 )
 N_FEATURES = len(FEATURE_NAMES)
 
@@ -44,6 +46,7 @@ def spot_features(spots: Spots, run: Run) -> FloatArray:
     values.extend(np.percentile(spots.inverse_d_per_A, (5, 25, 50, 75, 95)) if spots.inverse_d_per_A is not None else [0.0] * 5)
     values.extend(_neighbours(spots))
     values.extend(_radial(spots, run))
+    values.extend(lattice_features(spots, run.geometry) if run.geometry is not None else [0.0] * len(LATTICE_FEATURES))
     return np.nan_to_num(np.asarray(values, dtype=np.float32), posinf=20.0, neginf=-20.0)
 
 
