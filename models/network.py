@@ -186,6 +186,9 @@ class _Radial(nn.Module):
         return out
 
 
+_LOGITS = 4 + 4 + 1 + 1
+
+
 class Network(nn.Module):
     """Bytes of one frame to logits."""
 
@@ -203,7 +206,8 @@ class Network(nn.Module):
         self.join = nn.Sequential(
             nn.Linear(joined, size.hidden), nn.ReLU(), nn.Dropout(size.dropout), nn.Linear(size.hidden, size.hidden), nn.ReLU()
         )
-        self.heads = nn.Linear(size.hidden, 4 + 4 + 1 + 1)
+        self.heads = nn.Linear(size.hidden, _LOGITS)
+        self.shortcut = nn.Linear(64, _LOGITS)  # the spots' statistics say most: they need not wait for the convolutions to settle
 
     def forward(self, image: Tensor, crops: Tensor, features: Tensor) -> Logits:
         """`image` (B, N_CHANNELS, S, S) uint8, `crops` (B, K, P, P) uint8, `features` (B, F) float."""
@@ -213,10 +217,11 @@ class Network(nn.Module):
             whole = torch.cat([whole[:, :3], torch.zeros_like(whole[:, 3:4]), whole[:, 4:]], dim=1)
         looks = [self.trunk(whole)]
         looks.append(self.crops(crops.float() / 255.0) * float(size.use_crops))
-        looks.append(self.features(features) * float(size.use_features))
+        statistics = self.features(features) * float(size.use_features)
+        looks.append(statistics)
         looks.append(self.spectrum(whole[:, 2]) * float(size.use_spectrum))
         looks.append(self.radial(image) * float(size.use_radial))
-        out = self.heads(self.join(torch.cat(looks, dim=1)))
+        out = self.heads(self.join(torch.cat(looks, dim=1))) + self.shortcut(statistics)
         return Logits(out[:, :4], out[:, 4:8], out[:, 8], out[:, 9] - 1.0)
 
 
