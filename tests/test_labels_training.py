@@ -325,6 +325,8 @@ def test_an_epoch_holds_every_simulated_frame_once_and_the_share_of_labelled_one
         times = [drawn.count(k) for k in range(first, first + second)]
         assert max(times) - min(times) <= 1
     assert epochs[0] != epochs[1]
+    torch.rand(3)  # another process of the same training, whose generator is elsewhere
+    assert list(MixedSampler(first, second, share, shuffle=True)) == epochs[0]
     in_order = list(MixedSampler(first, second, share, shuffle=False))
     assert in_order == sorted(in_order, key=lambda k: (k >= first, 0))
 

@@ -74,22 +74,29 @@ class LabelledFrames(Dataset[Item]):
 class MixedSampler(Sampler[int]):
     """Indices of one epoch over `first` frames followed by `second` ones, so that a share of the epoch is of the second kind.
 
-    All of the first come once, those of the second as often as the share wants. Shuffled by torch's generator, or in order.
+    All of the first come once, those of the second as often as the share wants. Shuffled, each epoch anew, by the seed torch was given
+    (so that all processes of one training agree), or in order.
     """
 
     def __init__(self, first: int, second: int, share: float, *, shuffle: bool) -> None:
         self._first, self._second, self._shuffle = first, second, shuffle
         self._drawn = max(1, round(first * share / (1.0 - share)))
+        self._epoch = 0
 
     def __len__(self) -> int:
         return self._first + self._drawn
 
     def __iter__(self) -> Iterator[int]:
-        order = torch.randperm if self._shuffle else torch.arange
+        generator = torch.Generator().manual_seed((torch.initial_seed() + self._epoch) % 2**63)
+        self._epoch += 1
+
+        def order(n: int) -> torch.Tensor:
+            return torch.randperm(n, generator=generator) if self._shuffle else torch.arange(n)
+
         rounds = -(-self._drawn // self._second)
         second = self._first + torch.cat([order(self._second) for _ in range(rounds)])[: self._drawn]
         indices = torch.cat([torch.arange(self._first), second])
-        yield from (indices[order(len(indices))]).tolist()
+        yield from indices[order(len(indices))].tolist()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

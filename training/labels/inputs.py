@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ class InputCache:
         if inputs is None:
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npz")
+        part = path.with_suffix(f".{os.getpid()}.part.npz")  # several processes of one training may make the same
         np.savez(part, image=inputs.image, crops=inputs.crops, features=inputs.features)
         part.replace(path)
         return path
