@@ -1,0 +1,1 @@
+"""Plots that hold simulated frames against closed forms and against real frames: `python -m training.simulate.validate OUT`."""
