@@ -159,12 +159,15 @@ class _Radial(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv1d(2, 16, 5, padding=2),
+            nn.Conv1d(2, 16, 5, padding=2, bias=False),
+            nn.BatchNorm1d(16),
             nn.ReLU(),
-            nn.Conv1d(16, 16, 5, stride=2, padding=2),
+            nn.Conv1d(16, 16, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm1d(16),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(16 * 128, 64),
+            nn.Linear(16 * 128, 64, bias=False),
+            nn.BatchNorm1d(64),  # without it this look stays a hundred times fainter than the others, and ice is not learnt
             nn.ReLU(),
         )
 
