@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.frames import BACKGROUNDS, DETECTORS, frame, run_of
+from benchmarks.frames import BACKGROUNDS, DETECTORS, Detector, frame, run_of
 from benchmarks.timing import repeats_from, show, timed
 from triage.core import Pixels, Run
 from triage.spots import DispersionFinder
 
 PYTHON_WITH_DIALS = "/usr/bin/python3"
 SCRIPT = Path(__file__).with_name("dials_threshold.py")
+LARGEST = Detector(name="16M", modules=(8, 4))
 ROUNDS = 3
 COLUMNS = ("frame", "photons/px", "spots found", "ours", "dispersion", "ratio", "dispersion_extended", "ratio")
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not _has_dials():
         print(f"spots: skipped, {PYTHON_WITH_DIALS} has no DIALS (apt-get install --no-install-recommends dials)")
         return
-    cases = [(detector, background) for detector in DETECTORS for background in BACKGROUNDS]
+    cases = [(detector, background) for detector in (*DETECTORS, LARGEST) for background in BACKGROUNDS]
     frames = [(frame(detector, background, seed=2), run_of(detector)) for detector, background in cases]
     rounds = [_round(frames, max(3, repeats // 4)) for _ in range(ROUNDS)]
     times = np.median(rounds, axis=0)  # (cases, ours and theirs)

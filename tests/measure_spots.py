@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import numpy.typing as npt
 from synthetic import match, photons_for, run_of, scattered, with_spots
 from test_spots import FINDER, SHAPE, Floats, at, background_of, crowded, distance_from_centre, grid_of
 
@@ -87,6 +88,35 @@ def show_crowds() -> None:
         print(f"  {n} spots on 262,144 pixels: " + " ".join(f"{crowded(n, seed):.1%}" for seed in SEEDS))
 
 
+def on_circle(radius_px: float, n: int = 40) -> Floats:
+    azimuth = np.arange(n) * (2.0 * np.pi / n) + 0.03
+    return 256.0 + radius_px * np.stack([np.sin(azimuth), np.cos(azimuth)], axis=1)
+
+
+def share_found(background: Floats, true: Floats, photons: npt.ArrayLike, width: float) -> str:
+    image = with_spots(background, true, photons, width)
+    frames = (np.random.default_rng(seed).poisson(image).astype(np.uint16) for seed in SEEDS)
+    return f"{np.mean([match(FINDER.find(pixels, run_of()).positions_px, true).recall for pixels in frames]):.0%}"
+
+
+def show_hidden_spots() -> None:
+    print("spots of I/sigma 20 on the crest of a smooth ring on 5 photons a pixel: found")
+    for width in (1.5, 3.0, 6.0, 12.0):
+        for height in (5.0, 10.0, 25.0, 50.0):
+            ring, true = 5.0 + height * np.exp(-0.5 * ((distance_from_centre() - 160.0) / width) ** 2), on_circle(160.0)
+            print(f"  width {width:g} px, height {height:g}: {share_found(ring, true, photons_for(20.0, 5.0 + height), 0.9)}")
+    print("spots of 10,000 photons inside the edge of a shadow: found")
+    for bright, dark in ((6.0, 3.0), (5.0, 0.5), (15.0, 1.0), (20.0, 0.5)):
+        shadow = np.where(distance_from_centre() < 200.0, bright, dark)
+        shares = [f"{share_found(shadow, on_circle(200.0 - away), 1e4, 1.2)} at {away:g} px" for away in (4.0, 10.0, 15.0, 20.0, 30.0)]
+        print(f"  {bright:g} to {dark:g} photons: " + ", ".join(shares))
+    print("pairs of spots of standard deviation 1.5 px on 5 photons a pixel: found")
+    for photons in (300.0, 3000.0, 30_000.0):
+        true = [np.concatenate([on_circle(150.0, 30), on_circle(150.0 + apart, 30)]) for apart in (6.0, 8.0, 10.0, 12.0, 15.0)]
+        shares = [f"{share_found(np.full(SHAPE, 5.0), both, photons, 1.5)}" for both in true]
+        print(f"  {photons:g} photons: {', '.join(shares)} at 6, 8, 10, 12, 15 px")
+
+
 if __name__ == "__main__":
-    for show in (show_known_spots, show_noise, show_false_shapes, show_crowds):
+    for show in (show_known_spots, show_noise, show_false_shapes, show_crowds, show_hidden_spots):
         show()

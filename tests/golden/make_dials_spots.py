@@ -27,9 +27,9 @@ CBF_FILES = ("DLS_I03_smargon_0001.cbf.gz", "run2_1_00148.cbf.bz2", "dlsnxs2cbf_
 MARGIN = 4
 
 
-def found_by_dials(path, algorithm):
+def found_by_dials(path, algorithm, least_pixels=3):
     """DIALS' strong spots, and the image with its trusted pixels."""
-    arguments = [f"spotfinder.threshold.algorithm={algorithm}", "spotfinder.mp.nproc=1", "spotfinder.filter.min_spot_size=3"]
+    arguments = [f"spotfinder.threshold.algorithm={algorithm}", "spotfinder.mp.nproc=1", f"spotfinder.filter.min_spot_size={least_pixels}"]
     params, _ = ArgumentParser(phil=phil_scope).parse_args(args=arguments, show_diff_phil=False)
     experiments = ExperimentListFactory.from_filenames([str(path)])
     table = flex.reflection_table.from_observations(experiments, params)
