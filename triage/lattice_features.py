@@ -66,7 +66,7 @@ def lattice_features(spots: Spots, geometry: Geometry) -> list[float]:
         return [0.0] * len(LATTICE_FEATURES)
     significance = spots.intensity / spots.sigma
     kept = np.argsort(-significance, kind="stable")[:MOST_SPOTS]
-    q_all = geometry.scattering_vectors_per_A(spots.positions_px[kept])
+    q_all = np.asarray(geometry.scattering_vectors_per_A(spots.positions_px[kept]), dtype=np.float64)
     strongest = np.ascontiguousarray(_inside_out(q_all[:FITTED]))
     px_per_A = geometry.distance_mm / float(np.mean(geometry.pixel_mm)) * geometry.wavelength_A  # pixels in 1/A, near the beam
     found = _find(strongest, geometry.wavelength_A)
