@@ -7,7 +7,7 @@ import logging
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from models.export import ExportError, export
 from models.network import Calibrated, Calibration, Network, NetworkSize
+from models.resnet import HalfResNet18
 from training.dataset import FrameDataset, load
 from training.evaluation.against import REPORT_NAME, previous
 from training.evaluation.frozen import load_frozen, predict, sha256_of
@@ -44,9 +45,13 @@ class Outputs:
 
 
 def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
-    """The network and report of a `network.pt` that `triage train` wrote."""
+    """The network and report of a `network.pt` that `triage train` wrote; the baseline is called as a Network is."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
     chosen = saved["report"]["settings"]["network"]
+    if chosen.get("kind", "triage") == "resnet18_half":  # networks of before there were two say nothing
+        baseline = HalfResNet18()
+        baseline.load_state_dict(saved["weights"])
+        return cast(Network, baseline.eval()), saved["report"]
     size = NetworkSize(
         trunk=tuple(chosen["trunk"]),
         crop=tuple(chosen["crop"]),

@@ -61,7 +61,14 @@ class TrainerSettings(_Strict):
     ema_decay: Fraction
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     accelerator: Literal["auto", "cpu", "gpu"]
+    devices: Positive | Literal["auto"] = 1
+    """GPUs, or processes on a CPU, of each node."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    nodes: Positive = 1
+    patience: Positive | None = None
+    """Epochs without a better validation loss after which training stops; None: never."""
     max_minutes: Annotated[float, Field(gt=0.0)] | None
+    """Of one leg, simulation included; None: until it is done."""
 
 
 class TrackingSettings(_Strict):
@@ -71,9 +78,19 @@ class TrackingSettings(_Strict):
     experiment: str
 
 
-class NetworkSettings(_Strict):
-    """Widths of the network and which looks it uses."""
+class TrainTracking(TrackingSettings):
+    """Also, what the run is called and which one it is part of."""
 
+    run_name: str | None = None
+    """None: the model's name."""
+    parent: str | None = None
+    """The id of an MLflow run; `--multirun` sets it."""
+
+
+class NetworkSettings(_Strict):
+    """Which network, how wide, and which looks it uses; the widths and looks are those of `triage`, not of the baseline."""
+
+    kind: Literal["triage", "resnet18_half"] = "triage"
     trunk: list[int]
     crop: Annotated[list[int], Field(min_length=3, max_length=3)]
     hidden: Positive
@@ -107,13 +124,14 @@ class TrainSettings(_Strict):
 
     name: str
     out: Path
-    resume: Path | None
+    resume: Literal["auto"] | Path | None
+    """A checkpoint to go on from; `auto`: the last one of `out`, where there is one."""
     warm_start: Path | None
     """A `network.pt` whose weights are taken where they fit; the rest starts at random."""
     seed: int
     data: DataSettings
     trainer: TrainerSettings
-    tracking: TrackingSettings
+    tracking: TrainTracking
     network: NetworkSettings
 
 

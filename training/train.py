@@ -4,35 +4,95 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
 import time
-from datetime import timedelta
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 
+from models.resnet import HalfResNet18
+from training.callbacks import EpochLog, LegEnd
 from training.dataset import FrameDataset, ShardSpec, load, make_shards, provenance
 from training.labels.dataset import labels_report, mixed
 from training.module import FrameModule
-from training.settings import TrainSettings
+from training.recording import data_sha256, git_revision, log_artifacts, log_settings, logger_of
+from training.settings import DataSettings, TrainSettings
 
 LOG = logging.getLogger(__name__)
 SHARD_FRAMES = 200
+WAIT_S = 5.0
+"""Between looks of another rank for the frames that rank zero simulates."""
 
 
-def train(settings: TrainSettings) -> Path:
-    """Trains a network; returns the folder with `network.pt` (weights, size, provenance) and `report.json`."""
+def train(settings: TrainSettings) -> Path | None:
+    """Trains a network; returns the folder with `network.pt` (weights, size, provenance) and `report.json`.
+
+    None: the leg was over before all frames were simulated; the same again goes on. Under DDP every process comes here; rank zero
+    simulates and writes.
+    """
+    begun = time.monotonic()
+    minutes = settings.trainer.max_minutes
+    deadline = begun + 60.0 * minutes if minutes is not None else None
     L.seed_everything(settings.seed, verbose=False)
     labels = labels_report(settings.data)  # first: a store that cannot be read must not be found out after an hour of simulation
-    simulate_missing(settings)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    resume = checkpoint_to_resume(settings)
+    resumed = resume is not None and resume.resolve().parent == settings.out.resolve()  # in its own folder: a further leg of one run
+    earlier = _minutes_before(settings.out) if resumed else 0.0
+    logger = logger_of(settings, resumed=resumed)
+    best = ModelCheckpoint(dirpath=settings.out, filename="best", monitor="validation/loss", enable_version_counter=False)
+    # Of its own: `save_last` writes only when the best improves, and a resumed run would begin there.
+    last = ModelCheckpoint(dirpath=settings.out, filename="last", enable_version_counter=False)
+    trainer = _trainer(settings, [best, last, *_stopping(settings, deadline)], logger)
+    if not _frames_are_there(settings.data, simulates=trainer.is_global_zero, deadline=deadline):
+        return None
+    data = {**provenance(settings.data.folder), "sha256": data_sha256(settings.data.folder)}
+    if trainer.is_global_zero:
+        log_settings(logger, settings, {"git_revision": git_revision(), "data.sha256": data["sha256"]}, resumed=resumed)
+    started = time.monotonic()
+    trainer.fit(_module(settings), _loader(settings, "train"), _loader(settings, "validation"), ckpt_path=resume)
+    if not trainer.is_global_zero:
+        return settings.out
+    report = {
+        "settings": settings.model_dump(mode="json"),
+        "data": data,
+        "labels": labels,
+        "git_revision": git_revision(),
+        "training_minutes": round(earlier + (time.monotonic() - started) / 60.0, 1),
+        "epochs": trainer.current_epoch,
+        "validation_loss": float(best.best_model_score) if best.best_model_score is not None else None,
+    }
+    weights = averaged_weights(Path(best.best_model_path or last.best_model_path))
+    torch.save({"weights": weights, "report": report}, settings.out / "network.pt")
+    (settings.out / "report.json").write_text(json.dumps(report, indent=1))
+    log_artifacts(logger, settings.out)
+    return settings.out
+
+
+def checkpoint_to_resume(settings: TrainSettings) -> Path | None:
+    """Which checkpoint the settings mean."""
+    if settings.resume != "auto":
+        return settings.resume
+    last = settings.out / "last.ckpt"
+    return last if last.is_file() else None
+
+
+def averaged_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The averaged network's weights, out of a checkpoint."""
+    prefix = "averaged."
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _module(settings: TrainSettings) -> FrameModule:
+    network: Any = settings.network.size() if settings.network.kind == "triage" else HalfResNet18()
     module = FrameModule(
-        settings.network.size(),
+        network,
         learning_rate=settings.trainer.learning_rate,
         weight_decay=settings.trainer.weight_decay,
         warm_up=settings.trainer.warm_up,
@@ -40,42 +100,40 @@ def train(settings: TrainSettings) -> Path:
     )
     if settings.warm_start is not None:
         warm_start(module, settings.warm_start)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    best = ModelCheckpoint(dirpath=settings.out, filename="best", monitor="validation/loss", enable_version_counter=False)
-    # Of its own: `save_last` writes only when the best improves, and a resumed run would begin there.
-    last = ModelCheckpoint(dirpath=settings.out, filename="last", enable_version_counter=False)
-    logger = _logger(settings)
-    trainer = L.Trainer(
+    return module
+
+
+def _stopping(settings: TrainSettings, deadline: float | None) -> list[Callback]:
+    """What else watches the epochs, and what ends a training early."""
+    callbacks: list[Callback] = [EpochLog()]
+    if settings.trainer.patience is not None:
+        callbacks.append(EarlyStopping(monitor="validation/loss", patience=settings.trainer.patience))
+    if deadline is not None:
+        callbacks.append(LegEnd(deadline))
+    return callbacks
+
+
+def _trainer(settings: TrainSettings, callbacks: list[Callback], logger: Logger) -> L.Trainer:
+    return L.Trainer(
         max_epochs=settings.trainer.epochs,
-        max_time=timedelta(minutes=settings.trainer.max_minutes) if settings.trainer.max_minutes else None,
         accelerator=settings.trainer.accelerator,
+        devices=settings.trainer.devices,
+        num_nodes=settings.trainer.nodes,
+        strategy=settings.trainer.strategy,
         precision=settings.trainer.precision,
-        callbacks=[best, last, _EpochLog()],
+        callbacks=callbacks,
         logger=logger,
         default_root_dir=settings.out,
         gradient_clip_val=1.0,
         log_every_n_steps=20,
         enable_model_summary=False,
     )
-    started = time.monotonic()
-    trainer.fit(module, _loader(settings, "train"), _loader(settings, "validation"), ckpt_path=settings.resume)
-    minutes = (time.monotonic() - started) / 60.0
-    checkpoint = torch.load(best.best_model_path or last.best_model_path, map_location="cpu", weights_only=True)
-    prefix = "averaged."
-    weights = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
-    report = {
-        "settings": settings.model_dump(mode="json"),
-        "data": provenance(settings.data.folder),
-        "labels": labels,
-        "git_revision": git_revision(),
-        "training_minutes": round(minutes, 1),
-        "epochs": trainer.current_epoch,
-        "validation_loss": float(best.best_model_score) if best.best_model_score is not None else None,
-    }
-    torch.save({"weights": weights, "report": report}, settings.out / "network.pt")
-    (settings.out / "report.json").write_text(json.dumps(report, indent=1))
-    _log_artifacts(logger, settings.out)
-    return settings.out
+
+
+def _minutes_before(out: Path) -> float:
+    """Minutes of the legs before."""
+    report = out / "report.json"
+    return float(json.loads(report.read_text())["training_minutes"]) if report.is_file() else 0.0
 
 
 def warm_start(module: FrameModule, path: Path) -> None:
@@ -89,27 +147,51 @@ def warm_start(module: FrameModule, path: Path) -> None:
             tensor[fits] = weights[name][fits] if tensor.ndim else weights[name]
 
 
-def simulate_missing(settings: TrainSettings) -> None:
-    """Makes the shards that the settings ask for and the folder lacks."""
-    data = settings.data
-    for split, frames in (("train", data.train_frames), ("validation", data.validation_frames)):
-        simulate_split(data.folder, data.seed, split, frames, data.processes)
+def shard_specs(folder: Path, seed: int, split: str, frames: int) -> list[ShardSpec]:
+    """The shards that hold so many frames of a split."""
+    size = min(SHARD_FRAMES, frames)
+    return [ShardSpec(folder=folder, seed=seed, split=split, number=n, frames=size) for n in range(ceil(frames / size))]
 
 
 def simulate_split(folder: Path, seed: int, split: str, frames: int, processes: int) -> None:
     """Makes the shards of one split that the folder lacks."""
-    size = min(SHARD_FRAMES, frames)
-    make_shards([ShardSpec(folder=folder, seed=seed, split=split, number=n, frames=size) for n in range(ceil(frames / size))], processes)
+    make_shards(shard_specs(folder, seed, split, frames), processes)
 
 
-def git_revision() -> str:
-    """The checkout's revision, with `+` where it has uncommitted changes; `unknown` outside one."""
-    try:
-        revision = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return revision + ("+" if dirty.strip() else "")
+def _frames_are_there(data: DataSettings, *, simulates: bool, deadline: float | None) -> bool:
+    """Makes the shards that the folder lacks, or waits for the process that does; false when the deadline comes first."""
+    specs = [
+        spec
+        for split, frames in (("train", data.train_frames), ("validation", data.validation_frames))
+        for spec in shard_specs(data.folder, data.seed, split, frames)
+    ]
+    if simulates:
+        return simulate_until(specs, data.processes, deadline)
+    while not all(spec.is_done for spec in specs):
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+        time.sleep(WAIT_S)
+    return True
+
+
+def simulate_until(specs: list[ShardSpec], processes: int, deadline: float | None) -> bool:
+    """Makes the shards that are missing, as many at once as there are processes; stops before those that would end after the deadline.
+
+    True when all are there.
+    """
+    if deadline is None:
+        make_shards(specs, processes)
+        return True
+    missing = [spec for spec in specs if not spec.is_done]
+    longest = 0.0
+    for first in range(0, len(missing), processes):
+        begun = time.monotonic()
+        if begun + longest >= deadline:
+            LOG.info("the leg is over: %d of %d shards are simulated", len(specs) - len(missing) + first, len(specs))
+            return False
+        make_shards(missing[first : first + processes], processes)
+        longest = max(longest, time.monotonic() - begun)
+    return True
 
 
 def _loader(settings: TrainSettings, split: str) -> DataLoader[dict[str, torch.Tensor]]:
@@ -125,32 +207,3 @@ def _loader(settings: TrainSettings, split: str) -> DataLoader[dict[str, torch.T
         num_workers=settings.data.loaders,
         persistent_workers=training and settings.data.loaders > 0,
     )
-
-
-def _logger(settings: TrainSettings) -> Logger:
-    if settings.tracking.uri is None:
-        return CSVLogger(save_dir=settings.out, name="", version="log")
-    logger = MLFlowLogger(experiment_name=settings.tracking.experiment, tracking_uri=settings.tracking.uri, run_name=settings.name)
-    logger.log_hyperparams({**_flat(settings.model_dump(mode="json")), "git_revision": git_revision()})
-    return logger
-
-
-def _log_artifacts(logger: Logger, folder: Path) -> None:
-    if isinstance(logger, MLFlowLogger) and logger.run_id is not None:
-        for name in ("network.pt", "report.json"):
-            logger.experiment.log_artifact(logger.run_id, str(folder / name))
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
-
-
-class _EpochLog(Callback):
-    """One line an epoch, for logs without a terminal."""
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, _: L.LightningModule) -> None:
-        numbers = {name: round(float(value), 4) for name, value in trainer.callback_metrics.items() if name.startswith("validation/")}
-        LOG.info("epoch %d: %s", trainer.current_epoch, numbers)

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 _HELP = {
     "train": """triage train [overrides]
-Simulates what is missing, trains the network, records the run in MLflow. Examples:
+Simulates what is missing, trains the network, records the run in MLflow (docs/training.md). Examples:
   triage train                                  the CPU recipe (experiment=cpu_small)
   triage train experiment=debug                 does it run at all?
   triage train out=runs/wide network.hidden=256 trainer.epochs=20
-  triage train resume=runs/train/last.ckpt""",
+  triage train resume=runs/train/last.ckpt
+  triage train experiment=gpu_full out=runs/gpu a leg of some minutes; the same again goes on
+  triage train trainer.devices=2 trainer.strategy=ddp
+  triage train --multirun seed=1,2,3 network.hidden=128,256 out=runs/sweep
+  triage train network.kind=resnet18_half out=runs/resnet   the baseline""",
     "simulate": """triage simulate [overrides]
 Writes simulated frames as NXmx files, the truth of each under /entry/labels (docs/simulate.md). Complete files in the folder are kept.
 Examples:
@@ -49,12 +53,29 @@ def train(argv: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in argv):
         print(_HELP["train"])  # noqa: T201
         return 0
-    from training.train import train as fit  # torch and lightning take seconds to import: not for --help
-
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    from training.sweep import FLAGS
+
+    if any(argument in FLAGS for argument in argv):
+        return _sweep([argument for argument in argv if argument not in FLAGS])
     settings = compose_settings("train", argv, TrainSettings)
-    print(f"trained: {fit(settings)}")  # noqa: T201
+    from training.train import train as fit  # torch and lightning take seconds to import: not for --help, nor a wrong key
+
+    out = fit(settings)
+    print(f"trained: {out}" if out else "the leg is over, frames are still to be simulated: the same command goes on")  # noqa: T201
     return 0
+
+
+def _sweep(argv: list[str]) -> int:
+    """`triage train --multirun`: a line for each run; 1 when one failed."""
+    from training.sweep import sweep
+
+    rows = sweep(argv)
+    for row in rows:
+        loss = row["validation_loss"]
+        ended = f"failed (exit status {row['status']})" if row["status"] else "not done" if loss is None else f"validation loss {loss:.4f}"
+        print(f"{row['folder']}: {', '.join(row['overrides'])}: {ended}")  # noqa: T201
+    return int(any(row["status"] for row in rows))
 
 
 def simulate(argv: list[str]) -> int:

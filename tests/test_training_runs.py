@@ -1,0 +1,211 @@
+"""Sweeps, legs, two processes, the baseline, records. Truths: Hydra's grammar, a published parameter count, one process against two."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning")
+
+from models.network import Network  # noqa: E402
+from models.resnet import HalfResNet18, ResNet18  # noqa: E402
+from tests.test_training import SMALL, settings  # noqa: E402
+from tests.test_training import debug_run as debug_run  # noqa: E402
+from tests.test_training import pytestmark as pytestmark  # noqa: E402
+from training.dataset import ShardSpec  # noqa: E402
+from training.import_log import main as import_log  # noqa: E402
+from training.module import FrameModule  # noqa: E402
+from training.recording import data_sha256  # noqa: E402
+from training.release import load_network  # noqa: E402
+from training.settings import TrainSettings  # noqa: E402
+from training.sweep import planned, sweep  # noqa: E402
+from training.train import simulate_until, train  # noqa: E402
+from triage.compose import compose_settings  # noqa: E402
+from triage.refusal import ConfigError  # noqa: E402
+
+MIB = 2**20
+
+
+def test_a_sweep_is_every_combination_each_in_its_own_folder(tmp_path: Path) -> None:
+    runs = planned(["experiment=debug", f"out={tmp_path}", "seed=range(1,3)", "network.trunk=[8,16],[4]", "name=x"])
+    found = [(run.settings.seed, run.settings.network.trunk, run.settings.out) for run in runs]
+    assert found == [(1, [8, 16], tmp_path / "0"), (1, [4], tmp_path / "1"), (2, [8, 16], tmp_path / "2"), (2, [4], tmp_path / "3")]
+    assert runs[1].settings.tracking.run_name == "seed=1, network.trunk=[4]"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["seed=1"], "no key has several values"),
+        (["out=a,b"], "out: one folder for a sweep"),
+        (["trainer.learning_rate=interval(0,1)"], "trainer.learning_rate: a sweep over .* is not supported"),
+        (["seed=1,2", "trainer.epochs=3,0"], "trainer.epochs: 0 is out of range"),
+        (["sed=1,2"], "sed: no such key; did you mean seed"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_before_it_begins(overrides: list[str], line: str) -> None:
+    with pytest.raises(ConfigError, match=line) as refused:
+        planned(["experiment=debug", *overrides])
+    assert "\n" not in str(refused.value)
+
+
+def test_a_run_that_fails_does_not_end_its_sweep(tmp_path: Path) -> None:
+    def run(arguments: Sequence[str]) -> int:
+        one = compose_settings("train", arguments, TrainSettings)
+        one.out.mkdir()
+        (one.out / "report.json").write_text(json.dumps({"validation_loss": one.seed / 2}))
+        return int(one.seed == 2)
+
+    rows = sweep(["experiment=debug", f"out={tmp_path}", "seed=1,2,3"], run)
+    assert [(row["status"], row["validation_loss"]) for row in rows] == [(0, 0.5), (1, None), (0, 1.5)]
+    assert json.loads((tmp_path / "sweep.json").read_text()) == rows
+
+
+def test_the_baseline_is_the_published_network() -> None:
+    """ResNet-18 has 11,689,512 parameters for three channels and 1,000 classes (torchvision's table of weights)."""
+    assert sum(p.numel() for p in ResNet18(width=64, channels=3, outputs=1000).parameters()) == 11_689_512
+
+
+def test_the_baseline_sees_the_image_alone() -> None:
+    torch.manual_seed(1)
+    network = HalfResNet18().eval()
+    image = torch.randint(0, 256, (2, 5, 64, 64), dtype=torch.uint8)
+    one = network(image, torch.zeros(2, 4, 16, 16, dtype=torch.uint8), torch.zeros(2, 33))
+    other = network(image, torch.ones(2, 4, 16, 16, dtype=torch.uint8), torch.ones(2, 33))
+    assert (one.lattices.shape, one.kind.shape, one.ice.shape, one.log_s.shape) == ((2, 4), (2, 4), (2,), (2,))
+    assert torch.equal(one.lattices, other.lattices)
+
+
+def test_a_checkpoint_of_the_gpu_experiment_is_under_16_mib(tmp_path: Path) -> None:
+    """The real network with its average and AdamW's two moments of every weight, as they are written."""
+    wanted = compose_settings("train", ["experiment=gpu_full"], TrainSettings)
+    module = FrameModule(Network(wanted.network.size()), learning_rate=1e-3, weight_decay=0.1, warm_up=0.1, ema_decay=0.9)
+    optimizer = torch.optim.AdamW(module.network.parameters())
+    for parameter in module.network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": module.state_dict(), "optimizer_states": [optimizer.state_dict()]}, path)
+    assert path.stat().st_size < 16 * MIB - MIB // 4  # the rest: loops, callbacks, settings
+    assert wanted.trainer.max_minutes is not None
+    assert wanted.trainer.max_minutes < 9
+    assert (wanted.resume, wanted.tracking.uri) == ("auto", None)
+
+
+def test_a_leg_that_is_over_simulates_no_more(tmp_path: Path) -> None:
+    specs = [ShardSpec(folder=tmp_path, seed=1, split="train", number=0, frames=1)]
+    assert not simulate_until(specs, 1, time.monotonic() - 1.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_hash_of_the_data_is_of_its_labels(tmp_path: Path) -> None:
+    np.save(tmp_path / "train_0000.labels.npy", np.arange(3))
+    before = data_sha256(tmp_path)
+    np.save(tmp_path / "test_0000.labels.npy", np.arange(3))
+    assert data_sha256(tmp_path) == before
+    np.save(tmp_path / "train_0000.labels.npy", np.arange(1, 4))
+    assert data_sha256(tmp_path) != before
+
+
+@pytest.mark.slow
+def test_legs_go_on_where_the_last_one_stopped_and_are_imported_as_one_run(debug_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    leg = ["resume=auto", "trainer.epochs=3", "trainer.max_minutes=1e-9"]
+    steps = []
+    for overrides in (leg, leg, leg, leg):
+        train(settings(debug_run, out, *overrides))
+        steps.append(torch.load(out / "last.ckpt", weights_only=True, map_location="cpu")["global_step"])
+    assert steps == [2, 4, 6, 6]  # a leg that is over as it begins still makes an epoch, of two steps; after the last there is none
+    assert json.loads((out / "report.json").read_text())["data"]["sha256"] == data_sha256(debug_run / "data")
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert import_log([str(out), uri, "legs"]) == 0
+    assert import_log([str(out), uri, "legs"]) == 2  # once is enough
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    [run] = client.search_runs([client.get_experiment_by_name("legs").experiment_id])
+    assert run.data.params["trainer.epochs"] == "3"
+    assert len(run.data.params["data.sha256"]) == 64
+    assert len(client.get_metric_history(run.info.run_id, "validation/loss")) == 3
+
+
+@pytest.mark.slow
+def test_training_stops_when_the_validation_gets_no_better(debug_run: Path, tmp_path: Path) -> None:
+    out = train(
+        settings(debug_run, tmp_path, "trainer.epochs=9", "trainer.patience=1", "trainer.learning_rate=1e-12", "trainer.ema_decay=0")
+    )
+    assert out is not None
+    assert json.loads((out / "report.json").read_text())["epochs"] < 9
+
+
+@pytest.mark.slow
+def test_the_baseline_trains_and_is_read_again(debug_run: Path, tmp_path: Path) -> None:
+    out = train(settings(debug_run, tmp_path, "trainer.epochs=1", "network.kind=resnet18_half"))
+    assert out is not None
+    network, _ = load_network(out / "network.pt")
+    assert isinstance(network, HalfResNet18)
+
+
+def command(debug_run: Path, out: Path, *more: str) -> list[str]:
+    return ["train", "experiment=debug", f"data.folder={debug_run / 'data'}", f"out={out}", *SMALL, *more]
+
+
+def ran(arguments: list[str], **environment: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(debug_run: Path, tmp_path: Path) -> None:
+    """Two steps of two times two frames; one process writes, and its average is that of its weights."""
+    devices = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.batch=2", "trainer.epochs=1"]
+    done = ran([sys.executable, "-m", "triage", *command(debug_run, tmp_path, *devices)])
+    assert done.returncode == 0, done.stderr
+    assert "MEMBER: 2/2" in done.stderr
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True, map_location="cpu")
+    assert saved["global_step"] == 2  # eight frames, two in each of two processes
+    network, report = load_network(tmp_path / "network.pt")
+    assert math.isfinite(report["validation_loss"])
+    averaged = {name.removeprefix("averaged."): x for name, x in saved["state_dict"].items() if name.startswith("averaged.")}
+    assert all(torch.equal(x, averaged[name]) for name, x in network.state_dict().items())
+    assert len(list(tmp_path.glob("log*/metrics.csv"))) == 1
+
+
+@pytest.mark.slow
+def test_training_needs_no_mlflow(debug_run: Path, tmp_path: Path) -> None:
+    script = "import sys; sys.modules['mlflow'] = None; from triage.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = ran([sys.executable, "-c", script, *command(debug_run, tmp_path, "trainer.epochs=1")])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "network.pt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_runs_of_a_sweep_have_one_parent_and_their_facts(debug_run: Path, tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+    def run(arguments: Sequence[str]) -> int:
+        train(compose_settings("train", arguments, TrainSettings))
+        return 0
+
+    sweep([*command(debug_run, tmp_path / "s", "seed=1,2", "trainer.epochs=1", f"tracking.uri={uri}")[1:]], run)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name("debug").experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run not in parents]
+    assert len(parents) == 1
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parents[0].info.run_id}
+    assert {child.info.run_name for child in children} == {"seed=1", "seed=2"}
+    for child in children:
+        assert {"seed", "git_revision", "data.sha256"} <= set(child.data.params)
+        assert "validation/loss" in child.data.metrics
