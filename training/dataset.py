@@ -25,7 +25,7 @@ from training.simulate.detectors import DETECTORS
 from training.simulate.draw import draw_scene
 from training.simulate.render import Labels, Rendered, render, run_of
 from training.simulate.scene import Scene
-from triage.core import NON_DIFFRACTION_KINDS, FloatArray, Spots
+from triage.core import NON_DIFFRACTION_KINDS, FloatArray, Run, Spots
 from triage.features import spot_features
 from triage.preprocess import Inputs, Preprocess
 from triage.spots import DispersionFinder, as_spots, as_table
@@ -37,6 +37,8 @@ SPLITS = {"train": (0, 4000), "validation": (1, 500), "test": (2, 800)}
 HELD_OUT_DETECTORS = ("PILATUS3 2M", "JUNGFRAU 4M")
 """Never trained or calibrated on; half of the test frames."""
 
+SPOILT_SHARE = 0.35
+"""Of the training frames seen with false spots among theirs."""
 SMALL_MOLECULE_A = 40.0
 LONG_CELL_A = 200.0
 """Longest cell edges that set samples apart in reports."""
@@ -170,6 +172,8 @@ def make_shard(spec: ShardSpec) -> Path:
         ("labels", labels),
     ):
         _save(spec.path.with_suffix(f".{name}.npy"), array)
+    if spec.split == "train":
+        refresh_features(spec)
     return spec.path
 
 
@@ -181,14 +185,46 @@ def _save(path: Path, array: npt.NDArray[Any]) -> None:
 
 
 def refresh_features(spec: ShardSpec) -> None:
-    """Computes a shard's features anew from its spots, after `spot_features` changed: no frame is rendered."""
+    """Computes a shard's features anew from its spots, after `spot_features` changed: no frame is rendered.
+
+    Of training shards, also the features that the frames would have with false spots among theirs (`with_false_spots`).
+    """
     crystals = structures(spec.seed, spec.split)
     spots, ends = np.load(spec.path.with_suffix(".spots.npy")), np.load(spec.path.with_suffix(".spot_ends.npy"))
-    rows = []
+    diffracts = np.load(spec.path.with_suffix(".labels.npy"))["n_lattices"] > 0
+    rows, spoilt = [], []
     for k, table in enumerate(np.split(spots, ends[:-1])):
-        run = run_of(scene_of(spec.seed, spec.split, spec.number * spec.frames + k, crystals))
+        index = spec.number * spec.frames + k
+        run = run_of(scene_of(spec.seed, spec.split, index, crystals))
         rows.append(spot_features(as_spots(table, run), run))
+        if spec.split == "train":
+            rng = np.random.default_rng([spec.seed, SPLITS[spec.split][0], 2, index])
+            spoilt.append(spot_features(as_spots(with_false_spots(table, run, rng, diffracts=bool(diffracts[k])), run), run))
+    if spoilt:
+        _save(spec.path.with_suffix(".spoilt.npy"), np.stack(spoilt))
     _save(spec.path.with_suffix(".features.npy"), np.stack(rows))
+
+
+def with_false_spots(table: FloatArray, run: Run, rng: np.random.Generator, *, diffracts: bool) -> FloatArray:
+    """A frame's spots (n, 7) with weak ones strewn among them, 3 to 250, at most half as many again as its own where it diffracts.
+
+    Real detectors respond unevenly, and on bright backgrounds a share of all weak spots is none; simulated detectors are too good.
+    """
+    number = int(np.exp(rng.uniform(np.log(3.0), np.log(250.0))))
+    if diffracts:
+        number = min(number, int(1.5 * len(table)))
+    positions = rng.uniform(0.0, 1.0, (number, 2)) * run.header.shape_px
+    if run.mask is not None:
+        positions = positions[~run.mask[tuple(positions.astype(int).T)]]
+    n = len(positions)
+    background = float(np.median(table[:, 4])) if len(table) else float(np.exp(rng.uniform(-2.0, 5.0)))
+    n_pixels = rng.integers(3, 11, n)
+    significance = 4.5 + rng.exponential(1.0, n)
+    variance = n_pixels * max(background, 0.05)
+    intensity = 0.5 * significance * (significance + np.sqrt(significance**2 + 4.0 * variance))  # so that I / sqrt(I + variance) is that
+    peak = background + intensity * rng.uniform(0.25, 0.6, n)
+    false = np.column_stack([positions, intensity, np.sqrt(intensity + variance), np.full(n, background), peak, n_pixels])
+    return np.concatenate([table, false.astype(np.float32)])
 
 
 def make_shards(specs: Sequence[ShardSpec], processes: int) -> None:
@@ -241,6 +277,8 @@ class Arrays:
     features: npt.NDArray[np.float32]
     labels: npt.NDArray[Any]
     shard_frames: int
+    spoilt: npt.NDArray[np.float32] | None = None
+    """Of training frames: the features with false spots among the true."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -257,6 +295,7 @@ def load(folder: Path, split: str) -> Arrays:
         images=[np.load(folder / f"{stem}.image.npy", mmap_mode="r") for stem in stems],
         crops=[np.load(folder / f"{stem}.crops.npy", mmap_mode="r") for stem in stems],
         features=np.concatenate([np.load(folder / f"{stem}.features.npy") for stem in stems]),
+        spoilt=np.concatenate([np.load(folder / f"{stem}.spoilt.npy") for stem in stems]) if split == "train" else None,
         labels=np.concatenate(labels),
         shard_frames=len(labels[0]),
     )
@@ -282,12 +321,15 @@ class FrameDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             image, crops = (torch.rot90(x, turns, (-2, -1)) for x in (image, crops))
             if mirror:
                 image, crops = image.flip(-1), crops.flip(-1)
+        features = arrays.features
+        if self._augment and arrays.spoilt is not None and float(torch.rand(1)) < SPOILT_SHARE:
+            features = arrays.spoilt
         label = arrays.labels[index]
         d_min = float(label["d_min_A"])
         return {
             "image": image.contiguous(),
             "crops": crops.contiguous(),
-            "features": torch.from_numpy(arrays.features[index]),
+            "features": torch.from_numpy(features[index]),
             "lattices": torch.tensor(min(int(label["n_lattices"]), 3)),
             "kind": torch.tensor(int(label["kind"])),
             "ice": torch.tensor(float(label["ice_rings"])),
