@@ -22,6 +22,7 @@ from training.settings import TrainSettings  # noqa: E402
 from training.train import train  # noqa: E402
 from triage.__main__ import main  # noqa: E402
 from triage.compose import compose_settings  # noqa: E402
+from triage.preprocess import Preprocess  # noqa: E402
 
 pytestmark = [
     pytest.mark.torch,
@@ -36,7 +37,7 @@ pytestmark = [
 ]
 torch.set_num_threads(1)  # on a busy machine two wait for each other
 
-TINY = NetworkSize(trunk=(8, 16), crop=(4, 8, 8), hidden=16, dropout=0.0)
+TINY = NetworkSize(trunk=(8, 16), crop=(4, 8, 8), hidden=16, dropout=0.0, n_features=Preprocess().n_features)
 SMALL = ["network.trunk=[8,16]", "network.crop=[4,8,8]", "network.hidden=16"]
 
 
