@@ -120,7 +120,10 @@ def test_the_hash_of_the_data_is_of_its_labels(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, of its database
-def test_legs_go_on_where_the_last_one_stopped_and_are_imported_as_one_run(debug_run: Path, tmp_path: Path) -> None:
+def test_legs_go_on_where_the_last_one_stopped_and_are_imported_as_one_run(
+    debug_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MLflow puts files beside where it is called
     out = tmp_path / "run"
     leg = ["resume=auto", "trainer.epochs=3", "trainer.max_minutes=1e-9"]
     steps = []
@@ -191,7 +194,8 @@ def test_training_needs_no_mlflow(debug_run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, of its database
-def test_runs_of_a_sweep_have_one_parent_and_their_facts(debug_run: Path, tmp_path: Path) -> None:
+def test_runs_of_a_sweep_have_one_parent_and_their_facts(debug_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # MLflow puts files beside where it is called
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
 
