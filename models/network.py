@@ -210,6 +210,10 @@ class Network(nn.Module):
             nn.Linear(joined, size.hidden), nn.ReLU(), nn.Dropout(size.dropout), nn.Linear(size.hidden, size.hidden), nn.ReLU()
         )
         self.heads = nn.Linear(size.hidden, _LOGITS)
+        self.rings = _Radial()  # for ice alone: training/rings.py
+        self.ice = nn.Linear(64 + 64, 1)
+        nn.init.zeros_(self.ice.weight)
+        nn.init.zeros_(self.ice.bias)
         self.shortcut = nn.Linear(64, _LOGITS)  # the spots' statistics say most: they need not wait for the convolutions to settle
 
     def forward(self, image: Tensor, crops: Tensor, features: Tensor) -> Logits:
@@ -225,7 +229,8 @@ class Network(nn.Module):
         looks.append(self.spectrum(whole[:, 2]) * float(size.use_spectrum))
         looks.append(self.radial(image) * float(size.use_radial))
         out = self.heads(self.join(torch.cat(looks, dim=1))) + self.shortcut(statistics)
-        return Logits(out[:, :4], out[:, 4:8], out[:, 8], out[:, 9] - 1.0)
+        ice = self.ice(torch.cat([self.rings(image) * float(size.use_radial), statistics], dim=1))
+        return Logits(out[:, :4], out[:, 4:8], out[:, 8] + ice[:, 0], out[:, 9] - 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

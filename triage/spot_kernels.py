@@ -206,7 +206,7 @@ def _has_company(frame: Counts, row, column, member, background, noise):  # type
     for r in range(max(0, row - 1), min(n_slow, row + 2)):
         for c in range(max(0, column - 1), min(n_fast, column + 2)):
             value = frame.pixels[r, c]
-            usable = (value >= frame.low) & (value <= frame.high)
+            usable = (value >= frame.low) & (value <= frame.high) & ((frame.mask.size == 1) or (frame.mask[r, c] == 0))
             total += np.float32(value) if usable else np.float32(0)
             n += usable
             members += usable & (np.float32(value) > member)
