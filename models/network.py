@@ -15,6 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from triage.features import N_FEATURES
 from triage.preprocess import N_CHANNELS
 
 
@@ -25,7 +26,7 @@ class NetworkSize:
     trunk: tuple[int, ...] = (16, 32, 64, 128)
     crop: tuple[int, int, int] = (16, 32, 48)
     hidden: int = 128
-    n_features: int = 33
+    n_features: int = N_FEATURES
     dropout: float = 0.2
     use_crops: bool = True
     use_features: bool = True

@@ -29,7 +29,7 @@ _ICE = 8
 
 
 def seen_of_ice(network: Network, folder: Path, split: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Radial profiles (n, 2, 256) of a split's frames, their statistics as the network has them (n, 64), and whether there are ice rings (n,)."""
+    """Of a split's frames: radial profiles (n, 2, 256), statistics as the network has them (n, 64), whether there are ice rings (n,)."""
     arrays = load(folder, split)
     with torch.inference_mode():
         parts = [
