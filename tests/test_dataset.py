@@ -24,14 +24,15 @@ from training.dataset import (  # noqa: E402
     provenance,
     scene_of,
     structures,
+    with_false_spots,
 )
 from training.simulate.crystal import Crystal  # noqa: E402
 from training.simulate.draw import draw_scene  # noqa: E402
-from training.simulate.render import Labels, LatticeTruth, render  # noqa: E402
+from training.simulate.render import Labels, LatticeTruth, render, run_of  # noqa: E402
 from training.simulate.scene import Scene  # noqa: E402
 from triage.core import NON_DIFFRACTION_KINDS  # noqa: E402
 from triage.preprocess import Preprocess  # noqa: E402
-from triage.spots import DispersionFinder  # noqa: E402
+from triage.spots import DispersionFinder, as_spots, as_table  # noqa: E402
 
 pytestmark = pytest.mark.torch
 torch.set_num_threads(1)  # on a busy machine two wait for each other
@@ -73,6 +74,19 @@ def test_features_of_another_number_are_computed_anew_from_the_kept_spots(tmp_pa
     np.save(features, made[:, :7])
     claim_folder(tmp_path, spec)
     assert np.array_equal(np.load(features), made)
+
+
+def test_false_spots_are_strewn_where_there_are_pixels_and_leave_the_true_ones() -> None:
+    scene = small_scene(5, "train", 1, structures(5, "train"))
+    run = run_of(scene)
+    true = as_table(DispersionFinder().find(render(scene).counts, run))
+    for diffracts in (True, False):
+        table = with_false_spots(true, run, np.random.default_rng(0), diffracts=diffracts)
+        assert np.array_equal(table[: len(true)], true)
+        false = as_spots(table[len(true) :], run)
+        assert 0 < len(false) <= (1.5 * len(true) if diffracts else 250)
+        assert (false.intensity / false.sigma >= 4.4).all()
+        assert run.mask is None or not run.mask[tuple(false.positions_px.astype(int).T)].any()
 
 
 def test_a_shard_holds_what_the_runtime_makes_of_each_frame(shards: Path) -> None:
@@ -188,8 +202,10 @@ def test_items_are_inputs_and_targets(shards: Path) -> None:
 def test_augmentation_turns_and_mirrors_image_and_crops_alike(shards: Path) -> None:
     plain, turned = (FrameDataset(load(shards, "train"), augment=augment)[0] for augment in (False, True))
     torch.manual_seed(3)
-    frames = FrameDataset(load(shards, "train"), augment=True)
-    seen = set()
+    arrays = load(shards, "train")
+    assert arrays.spoilt is not None
+    frames = FrameDataset(arrays, augment=True)
+    seen, spoilt = set(), set()
     for _ in range(60):
         item = frames[0]
         fits = [
@@ -200,8 +216,11 @@ def test_augmentation_turns_and_mirrors_image_and_crops_alike(shards: Path) -> N
         ]
         assert len(fits) == 1
         seen.add(fits[0])
-        assert all(torch.equal(item[name], plain[name]) for name in ("features", "lattices", "kind", "ice"))
+        assert all(torch.equal(item[name], plain[name]) for name in ("lattices", "kind", "ice"))
+        spoilt.add(torch.equal(item["features"], torch.from_numpy(arrays.spoilt[0])))
+        assert torch.equal(item["features"], plain["features"]) or True in spoilt
     assert len(seen) == 8
+    assert spoilt == {True, False}  # some with false spots among theirs, some without
     assert turned["image"].shape == plain["image"].shape
 
 
