@@ -213,7 +213,7 @@ def with_false_spots(table: FloatArray, run: Run, rng: np.random.Generator, *, d
     number = int(np.exp(rng.uniform(np.log(3.0), np.log(250.0))))
     if diffracts:
         number = min(number, int(1.5 * len(table)))
-    positions = rng.uniform(0.0, 1.0, (number, 2)) * run.header.shape_px
+    positions = rng.uniform(0.0, 1.0, (number, 2)) * np.asarray(run.header.shape_px or (0, 0))
     if run.mask is not None:
         positions = positions[~run.mask[tuple(positions.astype(int).T)]]
     n = len(positions)

@@ -61,7 +61,7 @@ def fit(network: Network, folder: Path, *, steps: int = 1500, learning_rate: flo
         chosen = torch.randint(len(truth), (_BATCH,))
         loss = loss_of(said(profile[chosen], statistics[chosen]), truth[chosen])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         if step % 250 == 0:
