@@ -291,11 +291,12 @@ def load(folder: Path, split: str) -> Arrays:
         raise FileNotFoundError(f"{folder}: no simulated '{split}' shards; run `triage train` with data.frames set, or `triage simulate`")
     stems = [name.name.removesuffix(".labels.npy") for name in names]
     labels = [np.load(folder / f"{stem}.labels.npy") for stem in stems]
+    spoilt = [folder / f"{stem}.spoilt.npy" for stem in stems]  # of training shards, and not of ones made before there were any
     return Arrays(
         images=[np.load(folder / f"{stem}.image.npy", mmap_mode="r") for stem in stems],
         crops=[np.load(folder / f"{stem}.crops.npy", mmap_mode="r") for stem in stems],
         features=np.concatenate([np.load(folder / f"{stem}.features.npy") for stem in stems]),
-        spoilt=np.concatenate([np.load(folder / f"{stem}.spoilt.npy") for stem in stems]) if split == "train" else None,
+        spoilt=np.concatenate([np.load(path) for path in spoilt]) if all(path.exists() for path in spoilt) else None,
         labels=np.concatenate(labels),
         shard_frames=len(labels[0]),
     )
