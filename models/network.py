@@ -190,7 +190,8 @@ class _Radial(nn.Module):
         return out
 
 
-_LOGITS = 4 + 4 + 1 + 1
+LOGITS = 4 + 4 + 1 + 1
+"""Numbers of lattices, kinds of no diffraction, ice, log s."""
 
 
 class Network(nn.Module):
@@ -210,12 +211,12 @@ class Network(nn.Module):
         self.join = nn.Sequential(
             nn.Linear(joined, size.hidden), nn.ReLU(), nn.Dropout(size.dropout), nn.Linear(size.hidden, size.hidden), nn.ReLU()
         )
-        self.heads = nn.Linear(size.hidden, _LOGITS)
+        self.heads = nn.Linear(size.hidden, LOGITS)
         self.rings = _Radial()  # for ice alone: training/rings.py
         self.ice = nn.Linear(64 + 64, 1)
         nn.init.zeros_(self.ice.weight)
         nn.init.zeros_(self.ice.bias)
-        self.shortcut = nn.Linear(64, _LOGITS)  # the spots' statistics say most: they need not wait for the convolutions to settle
+        self.shortcut = nn.Linear(64, LOGITS)  # the spots' statistics say most: they need not wait for the convolutions to settle
 
     def forward(self, image: Tensor, crops: Tensor, features: Tensor) -> Logits:
         """`image` (B, N_CHANNELS, S, S) uint8, `crops` (B, K, P, P) uint8, `features` (B, F) float."""

@@ -7,12 +7,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.network import Logits
+from models.network import LOGITS, Logits
 from triage.preprocess import N_CHANNELS
 
 HALF_WIDTH = 32
 """Of the first stage; the published network has 64."""
-_LOGITS = 4 + 4 + 1 + 1
 
 
 class _Block(nn.Module):
@@ -66,7 +65,7 @@ class HalfResNet18(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = ResNet18(width=HALF_WIDTH, channels=N_CHANNELS, outputs=_LOGITS)
+        self.net = ResNet18(width=HALF_WIDTH, channels=N_CHANNELS, outputs=LOGITS)
 
     def forward(self, image: Tensor, crops: Tensor, features: Tensor) -> Logits:  # noqa: ARG002
         """`image` (B, N_CHANNELS, S, S) uint8."""

@@ -154,6 +154,7 @@ def make_shard(spec: ShardSpec) -> Path:
     features = np.empty((spec.frames, preprocess.n_features), dtype=np.float32)
     labels = np.empty(spec.frames, dtype=LABEL_TYPE)
     tables: list[FloatArray] = []
+    spoilt: list[FloatArray] = []
     for k in range(spec.frames):
         scene = scene_of(spec.seed, spec.split, spec.number * spec.frames + k, crystals)
         rendered = render(scene)
@@ -161,8 +162,12 @@ def make_shard(spec: ShardSpec) -> Path:
         tables.append(as_table(spots))
         images[k], crops[k], features[k] = inputs.image, inputs.crops, inputs.features
         labels[k] = label_row(scene, rendered.labels)
+        if spec.split == "train":
+            spoilt.append(_spoilt_features(spec, k, tables[-1], rendered.run, diffracts=bool(labels[k]["n_lattices"] > 0)))
     spec.folder.mkdir(parents=True, exist_ok=True)
     ends = np.cumsum([len(table) for table in tables])
+    if spoilt:
+        _save(spec.path.with_suffix(".spoilt.npy"), np.stack(spoilt))
     for name, array in (
         ("image", images),
         ("crops", crops),
@@ -172,8 +177,6 @@ def make_shard(spec: ShardSpec) -> Path:
         ("labels", labels),
     ):
         _save(spec.path.with_suffix(f".{name}.npy"), array)
-    if spec.split == "train":
-        refresh_features(spec)
     return spec.path
 
 
@@ -198,11 +201,15 @@ def refresh_features(spec: ShardSpec) -> None:
         run = run_of(scene_of(spec.seed, spec.split, index, crystals))
         rows.append(spot_features(as_spots(table, run), run))
         if spec.split == "train":
-            rng = np.random.default_rng([spec.seed, SPLITS[spec.split][0], 2, index])
-            spoilt.append(spot_features(as_spots(with_false_spots(table, run, rng, diffracts=bool(diffracts[k])), run), run))
+            spoilt.append(_spoilt_features(spec, k, table, run, diffracts=bool(diffracts[k])))
     if spoilt:
         _save(spec.path.with_suffix(".spoilt.npy"), np.stack(spoilt))
     _save(spec.path.with_suffix(".features.npy"), np.stack(rows))
+
+
+def _spoilt_features(spec: ShardSpec, position: int, table: FloatArray, run: Run, *, diffracts: bool) -> FloatArray:
+    rng = np.random.default_rng([spec.seed, SPLITS[spec.split][0], 2, spec.number * spec.frames + position])
+    return spot_features(as_spots(with_false_spots(table, run, rng, diffracts=diffracts), run), run)
 
 
 def with_false_spots(table: FloatArray, run: Run, rng: np.random.Generator, *, diffracts: bool) -> FloatArray:
@@ -306,6 +313,8 @@ class FrameDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Inputs and targets of a split, turned and mirrored at random when training: a detector has no preferred side."""
 
     def __init__(self, arrays: Arrays, *, augment: bool) -> None:
+        if augment and arrays.spoilt is None:
+            raise ValueError("training shards without features of false spots (.spoilt.npy): set data.folder to another folder")
         self._arrays = arrays
         self._augment = augment
 

@@ -16,16 +16,16 @@ _MOST = 1 + len(DEFAULTS)
 def main(argv: Sequence[str]) -> int:
     """The command line; the exit status."""
     if not 1 <= len(argv) <= _MOST or argv[0].startswith("-"):
-        print(__doc__, file=sys.stderr)  # noqa: T201
+        print(__doc__, file=sys.stderr)
         return 2
     folder, *given = argv
     uri, experiment = (*given, *DEFAULTS[len(given) :])
     try:
         run = import_run(Path(folder), uri, experiment)
     except ImportRefused as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)
         return 2
-    print(f"imported: {folder}: run {run} of {uri}")  # noqa: T201
+    print(f"imported: {folder}: run {run} of {uri}")
     return 0
 
 

@@ -51,7 +51,7 @@ by more than 1e-4, or that does not beat the released one on the frozen set. Exa
 def train(argv: list[str]) -> int:
     """`triage train`."""
     if any(argument in ("-h", "--help") for argument in argv):
-        print(_HELP["train"])  # noqa: T201
+        print(_HELP["train"])
         return 0
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     from training.sweep import FLAGS
@@ -62,7 +62,7 @@ def train(argv: list[str]) -> int:
     from training.train import train as fit  # torch and lightning take seconds to import: not for --help, nor a wrong key
 
     out = fit(settings)
-    print(f"trained: {out}" if out else "the leg is over, frames are still to be simulated: the same command goes on")  # noqa: T201
+    print(f"trained: {out}" if out else "the leg is over, frames are still to be simulated: the same command goes on")
     return 0
 
 
@@ -74,14 +74,14 @@ def _sweep(argv: list[str]) -> int:
     for row in rows:
         loss = row["validation_loss"]
         ended = f"failed (exit status {row['status']})" if row["status"] else "not done" if loss is None else f"validation loss {loss:.4f}"
-        print(f"{row['folder']}: {', '.join(row['overrides'])}: {ended}")  # noqa: T201
+        print(f"{row['folder']}: {', '.join(row['overrides'])}: {ended}")
     return int(any(row["status"] for row in rows))
 
 
 def simulate(argv: list[str]) -> int:
     """`triage simulate`."""
     if any(argument in ("-h", "--help") for argument in argv):
-        print(_HELP["simulate"])  # noqa: T201
+        print(_HELP["simulate"])
         return 0
     wanted = compose_settings("simulate", argv, SimulateSettings).simulate
     from training.simulate.experiment import plan, write_files  # torch takes seconds to import: not for --help, nor a wrong key
@@ -92,14 +92,14 @@ def simulate(argv: list[str]) -> int:
     with _frames_bar(wanted.n) as done:
         made = write_files(files, wanted.processes or _cores(), done)
     kept = f" ({len(files) - made} were there already)" if made < len(files) else ""
-    print(f"simulated: {wanted.n} frames in {len(files)} files{kept}: {folder}")  # noqa: T201
+    print(f"simulated: {wanted.n} frames in {len(files)} files{kept}: {folder}")
     return 0
 
 
 def evaluate(argv: list[str]) -> int:
     """`triage evaluate`."""
     if any(argument in ("-h", "--help") for argument in argv):
-        print(_HELP["evaluate"])  # noqa: T201
+        print(_HELP["evaluate"])
         return 0
     wanted = compose_settings("evaluate", argv, EvaluateSettings).evaluate
     from training.evaluate import evaluate as judge  # torch and scikit-learn take seconds to import
@@ -107,21 +107,21 @@ def evaluate(argv: list[str]) -> int:
     from training.evaluation.tables import headline
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    print(as_markdown(headline(judge(wanted))))  # noqa: T201
-    print(f"report: {Path(wanted.out) / 'report.html'}")  # noqa: T201
+    print(as_markdown(headline(judge(wanted))))
+    print(f"report: {Path(wanted.out) / 'report.html'}")
     return 0
 
 
 def export(argv: list[str]) -> int:
     """`triage export`."""
     if any(argument in ("-h", "--help") for argument in argv):
-        print(_HELP["export"])  # noqa: T201
+        print(_HELP["export"])
         return 0
     wanted = compose_settings("export", argv, ExportSettings).export
     from training.release import release  # torch takes seconds to import
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    print(f"exported: {wanted.out}: {release(wanted)}")  # noqa: T201
+    print(f"exported: {wanted.out}: {release(wanted)}")
     return 0
 
 

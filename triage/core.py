@@ -5,7 +5,7 @@ Arrays and positions are (slow, fast); units are in the names; frames count from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -257,6 +257,67 @@ class Verdict:
     error: str | None = None
 
 
+Cell = tuple[float, float, float, float, float, float]
+"""a, b, c in A; alpha, beta, gamma in deg."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """One lattice that indexing found in a frame."""
+
+    cell: Cell
+    """Conventional cell of `bravais`."""
+    bravais: str
+    """Bravais type by its Pearson letters, such as oP."""
+    space_group: str | None
+    """Where it is known (from a known cell, say), else None."""
+    n_indexed: int
+    """Spots that this lattice explains."""
+    fraction_indexed: float
+    """Of the spots given."""
+    orientation: tuple[float, ...]
+    """Nine numbers: the rotation U, row by row, in the frame of `triage.geometry`; g = U B h with B of Busing & Levy (1967)."""
+
+
+class IndexingStatus(StrEnum):
+    """How indexing of a frame ended."""
+
+    INDEXED = "indexed"
+    NOT_INDEXED = "not_indexed"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indexed:
+    """What an indexer says of one frame's spots."""
+
+    status: IndexingStatus
+    reason: str | None = None
+    """Why it is not indexed, or None."""
+    solutions: tuple[Solution, ...] = ()
+    """Strongest first."""
+    n_unindexed: int | None = None
+    """Spots that no solution explains; None where indexing did not take place."""
+    fraction_unexplained: float | None = None
+    """Share of spots that the first solution leaves unexplained; None without one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Indexing:
+    """The classical witness's record of one frame; it may come later than the frame's own."""
+
+    run_id: str
+    frame: int
+    engine: str
+    """Which indexer, with its version."""
+    indexed: Indexed
+    multi_lattice: float | None
+    """The network's probability fused with this evidence; None where there is neither."""
+    latency_ms: float
+    """From the frame's arrival to this record."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
     """A red flag raised or cleared."""
@@ -345,6 +406,14 @@ class Classifier(Protocol):
 
     def score(self, pixels: Pixels, spots: Spots, run: Run) -> Judgement:
         """The judgement of a frame (slow, fast) with these spots."""
+        ...
+
+
+class Indexer(Protocol):
+    """Indexing of one frame's spots; never raises for want of a lattice."""
+
+    def index(self, spots: Spots, run: Run, *, cells: Sequence[Cell] = ()) -> Indexed:
+        """Every lattice of the spots; `cells` are known ones, likeliest first, tried before an unknown one is sought."""
         ...
 
 

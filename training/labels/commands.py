@@ -66,7 +66,7 @@ OK, FAILED = 0, 1
 def label(argv: Sequence[str]) -> int:
     """The verb; gives the exit status."""
     if not argv or any(argument in ("-h", "--help") for argument in argv):
-        print(HELP, end="")  # noqa: T201
+        print(HELP, end="")
         return OK
     action, *rest = argv
     files, overrides = arguments.split([argument for argument in rest if argument != STANDARD_OUTPUT])
@@ -128,7 +128,7 @@ def export(files: Sequence[Path], wanted: LabelPart) -> int:
     for path in files:
         WRITERS.get(path.suffix.lower(), write_csv)(path, labels)
         if str(path) != STANDARD_OUTPUT:
-            print(f"exported: {len(labels)} rows: {path}")  # noqa: T201
+            print(f"exported: {len(labels)} rows: {path}")
     return OK
 
 
@@ -153,7 +153,7 @@ def undo(_: Sequence[Path], wanted: LabelPart) -> int:
     with LabelStore(_store(wanted)) as store:
         row = store.undo(wanted.source, wanted.frame, wanted.labeller or getpass.getuser())
     stands = ", ".join(f"{name} {_shown(value)}" for name, value in row.says.items()) or "nothing"
-    print(f"taken back: {row.source}, frame {row.frame}: {row.labeller} now says {stands}")  # noqa: T201
+    print(f"taken back: {row.source}, frame {row.frame}: {row.labeller} now says {stands}")
     return OK
 
 
@@ -185,12 +185,12 @@ def _tell(done: str, path: Path, written: Written, problems: Sequence[str]) -> i
         _complain(problem)
     known = f", {written.known} there already" if written.known else ""
     bad = f", {len(problems)} left out" if problems else ""
-    print(f"{done}: {path}: {written.rows} rows{known}{bad}")  # noqa: T201
+    print(f"{done}: {path}: {written.rows} rows{known}{bad}")
     return FAILED if problems else OK
 
 
 def _complain(problem: str) -> None:
-    print(problem, file=sys.stderr)  # noqa: T201
+    print(problem, file=sys.stderr)
 
 
 def _print_table(labels: Sequence[Label]) -> None:
