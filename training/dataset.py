@@ -22,7 +22,7 @@ import torch
 
 from training.simulate.crystal import Crystal, draw_crystal
 from training.simulate.detectors import DETECTORS
-from training.simulate.draw import draw_scene
+from training.simulate.draw import SMALL_MOLECULE_A, draw_header_error, draw_scene
 from training.simulate.render import Labels, Rendered, render, run_of
 from training.simulate.scene import Scene
 from triage.core import NON_DIFFRACTION_KINDS, FloatArray, Run, Spots
@@ -39,9 +39,8 @@ HELD_OUT_DETECTORS = ("PILATUS3 2M", "JUNGFRAU 4M")
 
 SPOILT_SHARE = 0.35
 """Of the training frames seen with false spots among theirs."""
-SMALL_MOLECULE_A = 40.0
 LONG_CELL_A = 200.0
-"""Longest cell edges that set samples apart in reports."""
+"""Longest cell edge above which a report sets samples apart."""
 
 LABEL_FIELDS = (
     ("n_lattices", "i1"),
@@ -96,7 +95,7 @@ def scene_of(seed: int, split: str, index: int, crystals: tuple[Crystal, ...]) -
     rng = np.random.default_rng([seed, SPLITS[split][0], 1, index])
     seen = tuple(name for name in DETECTORS if name not in HELD_OUT_DETECTORS)
     detectors = HELD_OUT_DETECTORS if split == "test" and index % 2 else seen
-    return draw_scene(rng, crystals=crystals, detectors=detectors)
+    return replace(draw_scene(rng, crystals=crystals, detectors=detectors), header_error=draw_header_error(rng))
 
 
 def inputs_of(rendered: Rendered, preprocess: Preprocess) -> tuple[Spots, Inputs]:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 
-from training.simulate.detectors import DETECTORS
+from training.simulate.detectors import DETECTORS, chip_borders
 from training.simulate.scene import Background, Powder, Scene
 from triage.geometry import Geometry
 
 _STEP = 8  # the resolution map is computed on every eighth pixel and interpolated: errors under 0.05 px outside the beam stop
 _BINS = 4096
 _S_TOP = 1.6  # 1/A
+_RIPPLE_NODES = 48  # across the detector
 
 
 def resolution_map(geometry: Geometry) -> torch.Tensor:
     """Inverse resolution s = 1/d at every pixel's centre, (slow, fast), in 1/A."""
-    slow = np.arange(0, geometry.shape_px[0] + _STEP, _STEP, dtype=float)
-    fast = np.arange(0, geometry.shape_px[1] + _STEP, _STEP, dtype=float)
-    coarse = geometry.inverse_d_per_A(np.stack(np.meshgrid(slow, fast, indexing="ij"), axis=-1) + 0.5)
+    return _on_every_pixel(geometry.inverse_d_per_A, geometry.shape_px)
+
+
+def _on_every_pixel(of: Callable[[np.ndarray], np.ndarray], shape_px: tuple[int, int]) -> torch.Tensor:
+    """A smooth function of positions (..., 2) at every pixel's centre, (slow, fast)."""
+    slow = np.arange(0, shape_px[0] + _STEP, _STEP, dtype=float)
+    fast = np.arange(0, shape_px[1] + _STEP, _STEP, dtype=float)
+    coarse = of(np.stack(np.meshgrid(slow, fast, indexing="ij"), axis=-1) + 0.5)
     fine = _interpolated(torch.as_tensor(coarse, dtype=torch.float32), ((len(slow) - 1) * _STEP + 1, (len(fast) - 1) * _STEP + 1))
-    return fine[: geometry.shape_px[0], : geometry.shape_px[1]].contiguous()
+    return fine[: shape_px[0], : shape_px[1]].contiguous()
 
 
 def _interpolated(coarse: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
@@ -48,9 +55,14 @@ def rate(scene: Scene, s_map: torch.Tensor, shade: torch.Tensor, generator: torc
     """Expected background photons at every pixel. `shade` is what the shadows let through, 0 to 1."""
     s = torch.linspace(0.0, _S_TOP, _BINS)
     index = (s_map * (_BINS / _S_TOP)).to(torch.int64).clamp_(max=_BINS - 1)
-    expected = _smooth(scene.background, s)[index]
+    expected = _smooth(scene.background, s)[index] * _received(scene.geometry(), scene.beam.polarisation)
     if scene.background.unevenness:
         expected *= torch.exp(scene.background.unevenness * _texture(s_map.shape, 5, generator))
+    if scene.background.ripple:
+        expected *= torch.exp(scene.background.ripple * _texture(s_map.shape, _RIPPLE_NODES, generator))
+    if scene.background.chip_borders:
+        slow, fast = (torch.from_numpy(line) for line in chip_borders(scene.detector))
+        expected *= 1.0 + scene.background.chip_borders * torch.maximum(slow[:, None], fast[None, :])
     if scene.artefacts.jet_streak:
         expected += scene.artefacts.jet_streak * scene.background.level * _streak(scene, generator)
     expected *= shade
@@ -82,13 +94,28 @@ def _flat_field(detector: str) -> torch.Tensor:
 
 
 def _smooth(background: Background, s: torch.Tensor) -> torch.Tensor:
-    """Radial profile: air falls with s; water has its ring at 3.3 A and a shoulder at 2.1 A; plastic (loops, oil) near 4.8 A."""
+    """Radial profile: air falls with s; water has its ring near 3.3 A and a shoulder beyond; plastic (loops, oil) near 4.8 A."""
     air = torch.exp(-s / 0.1)
-    water = torch.exp(-0.5 * ((s - 0.305) / 0.06) ** 2) + 0.35 * torch.exp(-0.5 * ((s - 0.47) / 0.08) ** 2) + 0.12
-    plastic = torch.exp(-0.5 * ((s - 0.207) / 0.018) ** 2) + 0.3 * torch.exp(-0.5 * ((s - 0.12) / 0.02) ** 2)
+    ring, shoulder = background.water_per_A, 1.54 * background.water_per_A
+    water = torch.exp(-0.5 * ((s - ring) / 0.06) ** 2) + 0.35 * torch.exp(-0.5 * ((s - shoulder) / 0.08) ** 2) + 0.12
+    plastic = torch.exp(-0.5 * ((s - background.plastic_per_A) / 0.018) ** 2) + 0.3 * torch.exp(-0.5 * ((s - 0.12) / 0.02) ** 2)
     profile = background.air * air + background.water * water + background.plastic * plastic + background.constant
-    # Falls off with the polarisation-averaged Thomson factor and obliquity, roughly, towards high angles.
-    return background.level * profile / profile[s > 0.05].max() * torch.exp(-1.2 * s * s)
+    return background.level * profile / profile[s > 0.05].max()
+
+
+def _received(geometry: Geometry, polarisation: float) -> torch.Tensor:
+    """What a pixel receives of isotropic scattering, over what one in the middle does (slow, fast): its solid angle, (D / r)^3 for a flat
+    detector at distance D, and the polarisation factor (Kahn et al., J. Appl. Cryst. 15 (1982) 330).
+    """
+
+    def of(positions_px: np.ndarray) -> np.ndarray:
+        mm = geometry.laboratory_mm(positions_px)
+        r = np.linalg.norm(mm, axis=-1)
+        x, y = mm[..., 0] / r, mm[..., 1] / r
+        polarised = polarisation * (1.0 - x**2) + (1.0 - polarisation) * (1.0 - y**2)
+        return np.asarray((geometry.distance_mm / r) ** 3 * polarised)
+
+    return _on_every_pixel(of, geometry.shape_px)
 
 
 def _rings(powder: Powder, level: float, s: torch.Tensor) -> torch.Tensor:

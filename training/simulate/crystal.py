@@ -197,8 +197,8 @@ def draw_crystal(rng: np.random.Generator) -> Crystal:
     """A macromolecular crystal: group by frequency, cell log-normal within its lattice system."""
     names, weights = _group_table()
     name = names[int(rng.choice(len(names), p=weights))]
-    small = rng.random() < 0.05  # peptides, cofactors, small molecules as the sample
-    lengths = rng.uniform(14.0, 32.0, size=3) if small else np.exp(rng.normal(np.log(75.0), 0.42, size=3)).clip(28.0, 420.0)
+    small = rng.random() < 0.08  # peptides, cofactors, small molecules as the sample
+    lengths = rng.uniform(9.0, 32.0, size=3) if small else np.exp(rng.normal(np.log(75.0), 0.42, size=3)).clip(28.0, 420.0)
     cell = _obey(gemmi.SpaceGroup(name), lengths, rng.normal(100.0, 8.0), rng)
     pseudo: tuple[float, float, float] | None = None
     if rng.random() < 0.05:
@@ -208,7 +208,7 @@ def draw_crystal(rng: np.random.Generator) -> Crystal:
         space_group=name,
         cell=cell,
         seed=int(rng.integers(2**31)),
-        b_factor_A2=float(rng.uniform(2.0, 12.0)) if small else float(np.exp(rng.uniform(np.log(8.0), np.log(100.0)))),
+        b_factor_A2=float(rng.uniform(2.0, 12.0)) if small else float(np.exp(rng.uniform(np.log(6.0), np.log(75.0)))),
         anisotropy_A2=float(rng.exponential(15.0)) if rng.random() < 0.3 else 0.0,
         pseudo_translation=pseudo,
         pseudo_strength=float(rng.uniform(0.6, 0.98)) if pseudo is not None else 0.0,

@@ -49,6 +49,9 @@ class Lattice:
     """Size of a coherent block."""
     scale: float
     """Of its intensities against the frame's."""
+    blocks: tuple[tuple[float, float, float], ...] = ()
+    """A crystal of a few misaligned parts, whose spots are ragged, each in the same way: of each part, how far its spot lies from the
+    middle of the whole one, outwards and across, in standard deviations of the whole, and its share of the photons. Empty: smooth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,8 @@ class Reflections:
     tangential_px: torch.Tensor
     direction: torch.Tensor
     """(n, 2) unit vector away from the beam centre on the detector (slow, fast)."""
+    blocks: tuple[tuple[float, float, float], ...] = ()
+    """As in Lattice."""
 
 
 def reflections(lattice: Lattice, beam: Beam, geometry: Geometry, d_min_A: float, spread_px: float) -> Reflections:
@@ -103,6 +108,7 @@ def reflections(lattice: Lattice, beam: Beam, geometry: Geometry, d_min_A: float
         radial_px=radial,
         tangential_px=tangential,
         direction=direction,
+        blocks=lattice.blocks,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from training.simulate.crystal import Crystal, draw_crystal, draw_salt
 from training.simulate.detectors import DETECTORS
 from training.simulate.diffraction import Beam, Lattice
-from training.simulate.scene import Artefacts, Background, Powder, Scene, Shadows
+from training.simulate.scene import Artefacts, Background, HeaderError, Powder, Scene, Shadows
 from triage.geometry import FAST_AXIS, SLOW_AXIS, Vector
 from triage.spots import ICE_RINGS_A
 
@@ -30,6 +30,11 @@ KINDS = {
 }
 """Shares of what is meant by a frame; the label is what can be seen of it."""
 
+SMALL_MOLECULE_A = 40.0
+"""Longest cell edge of what counts as a small molecule."""
+_LEVELS = ((0.001, 0.02), (0.02, 50.0), (50.0, 600.0))
+"""Ranges of the background's level, photons a pixel; shares in `_draw_background`."""
+
 _ICE_STRENGTHS = (1.0, 0.55, 0.75, 0.18, 0.4, 0.3, 0.12, 0.3, 0.12, 0.05, 0.1, 0.06, 0.05, 0.08, 0.05, 0.04, 0.03, 0.03, 0.03)
 """Relative peak heights of hexagonal ice rings, in the order of ICE_RINGS_A (after Dowell & Rinfret, Nature 188 (1960) 1144)."""
 
@@ -37,15 +42,16 @@ _ICE_STRENGTHS = (1.0, 0.55, 0.75, 0.18, 0.4, 0.3, 0.12, 0.3, 0.12, 0.05, 0.1, 0
 def draw_scene(rng: np.random.Generator, *, crystals: tuple[Crystal, ...] = (), detectors: tuple[str, ...] | None = None) -> Scene:
     """One frame. `crystals` (a split's structures) are drawn from where given; `detectors` likewise, by their usual shares."""
     kind = str(rng.choice(list(KINDS), p=np.asarray(list(KINDS.values())) / sum(KINDS.values())))
-    base = _experiment(rng, detectors)
     main = _pick(rng, crystals)
-    scene = dataclasses.replace(base, kind=kind, d_min_A=float(rng.uniform(1.1, 1.6)))
+    small = max(main.cell[:3]) < SMALL_MOLECULE_A
+    scene = dataclasses.replace(_experiment(rng, detectors, small=small), kind=kind)
+    scene = dataclasses.replace(scene, d_min_A=float(rng.uniform(0.65, 1.1) if small else rng.uniform(1.1, 1.6)))
     if kind in ("single", "weak", "split", "random_pair", "many"):
         scene = _diffracting(rng, scene, main, crystals)
         scene = dataclasses.replace(
             scene,
             ice=draw_ice(rng, scene.background.level) if rng.random() < 0.2 else None,
-            artefacts=_some_artefacts(rng) if rng.random() < 0.25 else Artefacts(),
+            artefacts=_some_artefacts(rng) if rng.random() < 0.25 else _hardly_any(rng),
             harmonic=float(np.exp(rng.uniform(np.log(3e-3), np.log(0.1)))) if rng.random() < 0.04 else 0.0,
         )
         if rng.random() < 0.06:
@@ -69,7 +75,11 @@ def _diffracting(rng: np.random.Generator, scene: Scene, main: Crystal, crystals
         split = scene.kind == "split" or (scene.kind == "many" and rng.random() < 0.5)
         orientation = _related(rng, np.asarray(first.orientation).reshape(3, 3), crystal) if split else random_rotation(rng)
         mosaicity = first.mosaicity_deg * float(np.exp(rng.normal(0.0, 0.25)))
-        others.append(dataclasses.replace(first, crystal=crystal, orientation=_flat(orientation), mosaicity_deg=mosaicity, scale=ratio))
+        others.append(
+            dataclasses.replace(
+                first, crystal=crystal, orientation=_flat(orientation), mosaicity_deg=mosaicity, scale=ratio, blocks=_draw_blocks(rng)
+            )
+        )
     if number:
         visible = max(visible, 20.0)
     ordered = (first, *sorted(others, key=lambda lattice: -lattice.scale))
@@ -80,8 +90,9 @@ def _not_diffracting(rng: np.random.Generator, scene: Scene, main: Crystal) -> S
     level = scene.background.level
     changes: dict[str, Any] = {}
     if scene.kind == "blank":
+        changes = {"artefacts": _hardly_any(rng)}
         if rng.random() < 0.25:  # a crystal too weak to be seen is no diffraction either
-            changes = {"lattices": (_lattice(rng, main, 1.0),), "visible_spots": int(rng.integers(1, 7))}
+            changes |= {"lattices": (_lattice(rng, main, 1.0),), "visible_spots": int(rng.integers(1, 7))}
         if rng.random() < 0.15:
             changes["artefacts"] = Artefacts(shutter_closed=True, zingers=int(rng.integers(0, 6)))
     elif scene.kind == "ice_only":
@@ -98,7 +109,7 @@ def _not_diffracting(rng: np.random.Generator, scene: Scene, main: Crystal) -> S
     return dataclasses.replace(scene, **changes)
 
 
-def _experiment(rng: np.random.Generator, detectors: tuple[str, ...] | None) -> Scene:
+def _experiment(rng: np.random.Generator, detectors: tuple[str, ...] | None, *, small: bool) -> Scene:
     """Detector, geometry, beam, background and shadows of a frame without a sample."""
     names = detectors or tuple(DETECTORS)
     weights = np.asarray([DETECTORS[name][1] for name in names])
@@ -106,8 +117,10 @@ def _experiment(rng: np.random.Generator, detectors: tuple[str, ...] | None) -> 
     detector = DETECTORS[name][0]
     size_mm = np.asarray(detector.shape_px) * detector.pixel_mm
     wavelength = float(rng.normal(0.98, 0.03)) if rng.random() < 0.65 else float(np.exp(rng.uniform(np.log(0.55), np.log(2.1))))
-    # The distance puts the shorter edge's middle at a resolution of 1.2 to 4 A, as people set it.
-    edge_A = _log_uniform(rng, 1.25, 3.6)
+    if small and rng.random() < 0.6:
+        wavelength = _log_uniform(rng, 0.48, 0.8)
+    # The distance puts the shorter edge's middle at a resolution of 1.2 to 4 A, as people set it; chemists go nearer.
+    edge_A = _log_uniform(rng, 0.75, 1.6) if small else _log_uniform(rng, 1.25, 3.6)
     two_theta = 2.0 * np.arcsin(min(wavelength / (2.0 * edge_A), 0.55))
     distance = float(np.clip(0.5 * size_mm.min() * (1.0 if size_mm.min() > 60 else 1.6) / np.tan(two_theta), 45.0, 1500.0))
     off_centre = rng.random() < 0.15
@@ -122,7 +135,7 @@ def _experiment(rng: np.random.Generator, detectors: tuple[str, ...] | None) -> 
         beam_px=(beam_px[0], beam_px[1]),
         fast_axis=fast,
         slow_axis=slow,
-        beam=_draw_beam(rng, distance / detector.pixel_mm),
+        beam=_draw_beam(rng, distance, detector.pixel_mm),
         background=_draw_background(rng),
         shadows=_draw_shadows(rng, detector.shape_px),
         gaps_masked=bool(rng.random() < 0.7),
@@ -137,7 +150,7 @@ def _swing(rng: np.random.Generator) -> tuple[Vector, Vector]:
     return (float(np.cos(angle)), 0.0, float(np.sin(angle))), SLOW_AXIS
 
 
-def _draw_beam(rng: np.random.Generator, path_px: float) -> Beam:
+def _draw_beam(rng: np.random.Generator, distance_mm: float, pixel_mm: float) -> Beam:
     draw = rng.random()
     rotation = 0.0
     if draw > 0.35:
@@ -145,26 +158,34 @@ def _draw_beam(rng: np.random.Generator, path_px: float) -> Beam:
     bandwidth = _log_uniform(rng, 5e-5, 5e-4)
     if rng.random() < 0.2:  # multilayer or SASE
         bandwidth = _log_uniform(rng, 1e-3, 5e-3)
-    divergence = _log_uniform(rng, 3e-5, 5e-4)
+    divergence = _log_uniform(rng, 2e-5, 3e-4)
+    footprint = _log_uniform(rng, 0.005, 0.12) / 2.355 / pixel_mm  # a beam or crystal of 5 to 120 micrometres
+    if rng.random() < 0.1:
+        footprint = float(rng.uniform(0.5, 1.5))  # out of focus
     axis = (1.0, 0.0, 0.0) if rng.random() < 0.8 else (0.0, 1.0, 0.0)
     return Beam(
         bandwidth=bandwidth,
-        divergence_rad=min(divergence, 2.0 / path_px),
-        size_px=float(rng.uniform(0.2, 1.3)),
+        divergence_rad=min(divergence, 1.5 * pixel_mm / distance_mm),
+        size_px=footprint,
         rotation_deg=rotation,
         rotation_axis=axis,
     )
 
 
 def _draw_background(rng: np.random.Generator) -> Background:
+    low, high = _LEVELS[int(rng.choice(len(_LEVELS), p=[0.06, 0.87, 0.07]))]
     return Background(
-        level=_log_uniform(rng, 0.02, 50.0) if rng.random() < 0.94 else _log_uniform(rng, 50.0, 600.0),
+        level=_log_uniform(rng, low, high),
         air=float(rng.exponential(0.6)),
         water=float(rng.uniform(0.2, 1.0)),
         plastic=float(rng.exponential(0.4)) if rng.random() < 0.35 else 0.0,
-        constant=float(rng.uniform(0.05, 0.4)),
-        unevenness=float(rng.uniform(0.0, 0.15)),
-        flat_field=float(rng.uniform(0.0, 0.02)),
+        constant=float(rng.uniform(0.02, 0.4)) if rng.random() < 0.88 else float(rng.uniform(0.5, 4.0)),  # the latter: fluorescence
+        unevenness=float(rng.uniform(0.0, 0.15)) if rng.random() < 0.85 else float(rng.uniform(0.15, 0.35)),
+        flat_field=_log_uniform(rng, 0.002, 0.05),
+        water_per_A=float(rng.uniform(0.245, 0.315)),
+        plastic_per_A=float(rng.normal(0.207, 0.006)),
+        ripple=float(rng.uniform(0.0, 0.06)) if rng.random() < 0.4 else 0.0,
+        chip_borders=float(rng.normal(0.0, 0.06)) if rng.random() < 0.5 else 0.0,
     )
 
 
@@ -179,14 +200,35 @@ def _draw_shadows(rng: np.random.Generator, shape_px: tuple[int, int]) -> Shadow
 
 
 def _lattice(rng: np.random.Generator, crystal: Crystal, scale: float) -> Lattice:
-    mosaicity = _log_uniform(rng, 0.02, 0.25) if rng.random() < 0.85 else _log_uniform(rng, 0.25, 0.8)
+    mosaicity = _log_uniform(rng, 0.008, 0.12) if rng.random() < 0.8 else _log_uniform(rng, 0.12, 0.7)
     return Lattice(
         crystal=crystal,
         orientation=_flat(random_rotation(rng)),
         mosaicity_deg=mosaicity,
-        domain_A=_log_uniform(rng, 800.0, 20_000.0),
+        domain_A=_log_uniform(rng, 1_000.0, 40_000.0) if rng.random() < 0.9 else _log_uniform(rng, 300.0, 1_000.0),
         scale=scale,
+        blocks=_draw_blocks(rng),
     )
+
+
+def _draw_blocks(rng: np.random.Generator) -> tuple[tuple[float, float, float], ...]:
+    """Of every third crystal: two to four parts, a third to one spot width apart."""
+    if rng.random() > 0.35:
+        return ()
+    n = int(rng.integers(2, 5))
+    weights = rng.dirichlet(np.full(n, 2.0))
+    centres = rng.normal(0.0, rng.uniform(0.3, 0.8), size=(n, 2))
+    centres -= weights @ centres
+    return tuple((float(u), float(v), float(w)) for (u, v), w in zip(centres, weights, strict=True))
+
+
+def draw_header_error(rng: np.random.Generator) -> HeaderError:
+    """A beam centre off by some tenths of a pixel to some pixels, a distance by some tenths of a per cent; every fourth header is right."""
+    if rng.random() < 0.25:
+        return HeaderError()
+    slow, fast = rng.normal(0.0, _log_uniform(rng, 0.2, 3.0), size=2)
+    distance = float(rng.normal(0.0, 0.001 if rng.random() < 0.8 else 0.006))
+    return HeaderError(beam_px=(float(slow), float(fast)), distance=distance, wavelength=float(rng.normal(0.0, 3e-4)))
 
 
 def draw_ice(rng: np.random.Generator, level: float) -> Powder:
@@ -218,6 +260,11 @@ def _draw_salt_powder(rng: np.random.Generator, level: float) -> Powder:
         n_spots=spots,
         spot_photons=(8.0 + 5.0 * np.sqrt(8.0 * level)) * _log_uniform(rng, 1.0, 30.0) if spots else 0.0,
     )
+
+
+def _hardly_any(rng: np.random.Generator) -> Artefacts:
+    """A hot pixel or two that no mask knows of; fewer than what makes a frame one of artefacts."""
+    return Artefacts(hot_pixels=min(int(rng.poisson(1.0)), 2) if rng.random() < 0.5 else 0)
 
 
 def _some_artefacts(rng: np.random.Generator, *, strong: bool = False) -> Artefacts:

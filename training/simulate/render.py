@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,9 @@ _FWHM = 2.355
 _MAX_HALF_WINDOW = 24
 _LEAST_PHOTONS = 0.4  # weaker ones are lost in any background, and there are thousands
 _MOST_SPOTS = 4000
+_LEAST_WIDTH_PX = 0.3  # a pixel's own
+_MOST_OVER_VISIBLE = 1500.0
+"""Photons of strong spots over those that make one visible: I/sigma of 200 where counting them is all the noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +102,7 @@ def render(scene: Scene, *, index_in_run: int = 0) -> Rendered:
 
 def run_of(scene: Scene, run_id: str = "simulated") -> Run:
     """The Run a listener would make of this scene's header."""
-    detector, geometry = scene.detector_model(), scene.geometry()
+    detector, geometry = scene.detector_model(), scene.stated_geometry()
     mask = np.array(gap_mask(scene.detector)) if scene.gaps_masked else None
     header = RunHeader(
         source=run_id,
@@ -165,7 +169,8 @@ def _scaled(group: Reflections, factor: torch.Tensor | float) -> Reflections:
     keep = photons > _LEAST_PHOTONS
     if int(keep.sum()) > _MOST_SPOTS:
         keep = photons >= photons.topk(_MOST_SPOTS).values[-1]
-    return Reflections(
+    return dataclasses.replace(
+        group,
         positions_px=group.positions_px[keep],
         photons=photons[keep],
         s_per_A=group.s_per_A[keep],
@@ -187,7 +192,9 @@ def _area_px(group: Reflections) -> torch.Tensor:
 
 
 def _photon_scale(group: Reflections, noise2: torch.Tensor, shade: torch.Tensor, wanted: int) -> float:
-    """Photons per relative intensity that make `wanted` spots visible, or nearly all where there are not so many."""
+    """Photons per relative intensity that make `wanted` spots visible, or fewer: not more than nearly all there are, and no more than
+    leaves the strong ones (98th percentile of the visible) at _MOST_OVER_VISIBLE times what makes a spot visible, as exposures are chosen.
+    """
     light = _at(shade, group.positions_px)
     relative = group.photons * light
     variance = _at(noise2, group.positions_px) * _area_px(group)
@@ -195,7 +202,9 @@ def _photon_scale(group: Reflections, noise2: torch.Tensor, shade: torch.Tensor,
     scale = (needed / relative)[relative > 0].sort().values
     if len(scale) == 0:
         return 1.0
-    return float(scale[min(max(wanted, 1), max(int(0.85 * len(scale)), 1)) - 1])
+    number = min(max(wanted, 1), max(int(0.85 * len(scale)), 1))
+    strong = scale[int(0.02 * number)]
+    return float(torch.minimum(scale[number - 1], _MOST_OVER_VISIBLE * strong))
 
 
 def _powder_spots(powder: Powder, geometry: Geometry, shade: torch.Tensor, generator: torch.Generator) -> Reflections:
@@ -226,10 +235,35 @@ def _powder_spots(powder: Powder, geometry: Geometry, shade: torch.Tensor, gener
 
 def _paint(image: torch.Tensor, group: Reflections) -> None:
     """Adds each spot as a Gaussian, sub-pixel true, in a window of at least 3.1 standard deviations."""
+    if group.blocks:
+        for part in _parts(group):
+            _paint(image, part)
+        return
     widest = torch.maximum(group.radial_px, group.tangential_px)
     half = (2 * torch.ceil(1.55 * widest)).clamp(max=_MAX_HALF_WINDOW).to(torch.int64)  # even numbers only: fewer groups
     for limit in sorted(set(half.tolist())):
         _paint_window(image, group, half == limit, int(limit))
+
+
+def _parts(group: Reflections) -> list[Reflections]:
+    """The spots of each block of a ragged crystal: narrower than the whole by what lies between the blocks."""
+    weights = np.array([weight for _, _, weight in group.blocks])
+    found = []
+    narrow = [float(np.sqrt(max(1.0 - weights @ np.array([block[k] ** 2 for block in group.blocks]), 0.1))) for k in (0, 1)]
+    outwards, across = group.direction, torch.stack([-group.direction[:, 1], group.direction[:, 0]], dim=1)
+    for u, v, weight in group.blocks:
+        shift = u * group.radial_px[:, None] * outwards + v * group.tangential_px[:, None] * across
+        found.append(
+            dataclasses.replace(
+                group,
+                positions_px=group.positions_px + shift,
+                photons=group.photons * weight,
+                radial_px=(group.radial_px * narrow[0]).clamp_min(_LEAST_WIDTH_PX),
+                tangential_px=(group.tangential_px * narrow[1]).clamp_min(_LEAST_WIDTH_PX),
+                blocks=(),
+            )
+        )
+    return found
 
 
 def _paint_window(image: torch.Tensor, group: Reflections, chosen: torch.Tensor, half: int) -> None:

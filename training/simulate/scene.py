@@ -45,6 +45,13 @@ class Background:
     """Standard deviation of a smooth variation over the detector."""
     flat_field: float = 0.0
     """Standard deviation of each pixel's response."""
+    water_per_A: float = 0.305
+    """Where the solvent's ring lies."""
+    plastic_per_A: float = 0.207
+    ripple: float = 0.0
+    """Standard deviation of a variation over some tens of pixels: uneven windows, shadows of threads, glass."""
+    chip_borders: float = 0.0
+    """By how much the pixels at the readout chips' borders respond more (or, negative, less)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +78,18 @@ class Artefacts:
     jet_streak: float = 0.0
     """Peak over the background's level."""
     shutter_closed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderError:
+    """By how much the header is wrong about the geometry, as headers are."""
+
+    beam_px: tuple[float, float] = (0.0, 0.0)
+    """Stated less true beam centre (slow, fast)."""
+    distance: float = 0.0
+    """Stated over true distance, less one."""
+    wavelength: float = 0.0
+    """Stated over true wavelength, less one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +125,7 @@ class Scene:
     artefacts: Artefacts = Artefacts()
     gaps_masked: bool = True
     """Whether the frame comes with a pixel mask, or with no-data values alone."""
+    header_error: HeaderError = HeaderError()
     kind: str = ""
     """What was meant when it was drawn: a stratum for reports, never a label."""
 
@@ -126,6 +146,16 @@ class Scene:
             slow_axis=self.slow_axis,
         )
 
+    def stated_geometry(self) -> Geometry:
+        """The geometry as the header states it."""
+        true, error = self.geometry(), self.header_error
+        return dataclasses.replace(
+            true,
+            wavelength_A=true.wavelength_A * (1.0 + error.wavelength),
+            distance_mm=true.distance_mm * (1.0 + error.distance),
+            beam_px=(true.beam_px[0] + error.beam_px[0], true.beam_px[1] + error.beam_px[1]),
+        )
+
     def to_json(self) -> str:
         """All parameters as JSON."""
         return json.dumps(dataclasses.asdict(self))
@@ -142,6 +172,7 @@ class Scene:
             value[name] = Powder(**_tuples(value[name])) if value[name] is not None else None
         value["shadows"] = Shadows(**value["shadows"])
         value["artefacts"] = Artefacts(**value["artefacts"])
+        value["header_error"] = HeaderError(**_tuples(value.get("header_error", {})))
         return cls(**_tuples(value))
 
 
@@ -150,4 +181,8 @@ def _lattice(value: dict[str, Any]) -> Lattice:
 
 
 def _tuples(value: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+    return {key: _tuple(item) for key, item in value.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
