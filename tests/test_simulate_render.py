@@ -13,11 +13,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from training.simulate.crystal import Cell, Crystal  # noqa: E402
-from training.simulate.detectors import DETECTORS, gap_mask  # noqa: E402
+from training.simulate.detectors import DETECTORS, chip_borders, gap_mask  # noqa: E402
 from training.simulate.diffraction import Beam, Lattice, Reflections, reflections  # noqa: E402
 from training.simulate.draw import draw_scene, rotation_about  # noqa: E402
-from training.simulate.render import Rendered, _apart, _paint, _separation_deg, render  # noqa: E402
-from training.simulate.scene import Artefacts, Background, Powder, Scene, Shadows  # noqa: E402
+from training.simulate.render import Rendered, _apart, _paint, _photon_scale, _separation_deg, render, run_of  # noqa: E402
+from training.simulate.scene import Artefacts, Background, HeaderError, Powder, Scene, Shadows  # noqa: E402
 from triage.core import Spots  # noqa: E402
 from triage.spots import DispersionFinder  # noqa: E402
 
@@ -58,13 +58,20 @@ def radii_px(made: Scene) -> npt.NDArray[np.float64]:
     return np.hypot(slow[:, None], fast[None, :])
 
 
+def received(made: Scene) -> npt.NDArray[np.float64]:
+    """Of scattering alike in all directions: the solid angle of a pixel, cos^3 of the angle to the beam, and the polarisation factor."""
+    two_theta = np.arctan(radii_px(made) * 0.075 / made.distance_mm)
+    slow, fast = (np.arange(n) + 0.5 - centre for n, centre in zip(made.geometry().shape_px, made.beam_px, strict=True))
+    azimuth = np.arctan2(slow[:, None], fast[None, :])
+    along, across = (np.sin(two_theta) ** 2 * part(azimuth) ** 2 for part in (np.cos, np.sin))
+    return np.cos(two_theta) ** 3 * (0.99 * (1 - along) + 0.01 * (1 - across))
+
+
 @pytest.mark.parametrize("level", [0.05, 10.0])
 def test_a_flat_background_has_the_mean_and_variance_of_photon_counting(level: float) -> None:
     made = scene(background=dataclasses.replace(CONSTANT, level=level))
     rendered = render(made)
-    rows, columns = np.mgrid[0:512, 0:1028] + 0.5
-    s = made.geometry().inverse_d_per_A(np.stack([rows, columns], axis=-1))
-    expected = level * np.exp(-1.2 * s**2)  # what the scene promises: a constant, falling off towards high angles
+    expected = level * received(made)
     away = radii_px(made) > 30
     counts, expected = rendered.counts[away].astype(np.float64), expected[away]
     assert counts.sum() == pytest.approx(expected.sum(), abs=5 * math.sqrt(expected.sum()) + 1e-3 * expected.sum())
@@ -136,6 +143,59 @@ def test_a_painted_spot_keeps_its_photons_place_and_width() -> None:
     u, v = d_slow * along[0] + d_fast * along[1], d_fast * along[0] - d_slow * along[1]
     assert (pixels * u**2).sum() / 500.0 == pytest.approx(2.4**2, rel=0.03)
     assert (pixels * v**2).sum() / 500.0 == pytest.approx(1.2**2, rel=0.03)
+
+
+def test_a_ragged_spot_keeps_its_photons_place_and_width() -> None:
+    spot = dataclasses.replace(
+        one_spot(40.3, 38.6, radial=3.0, tangential=2.0, direction=(0.0, 1.0), photons=800.0),
+        blocks=((0.9, -0.5, 0.4), (-0.6, 1.0 / 3.0, 0.6)),  # weighted, they lie about the middle
+    )
+    image = torch.zeros(80, 80)
+    _paint(image, spot)
+    pixels = image.numpy()
+    slow, fast = np.mgrid[0:80, 0:80] + 0.5
+    assert pixels.sum() == pytest.approx(800.0, rel=1e-4)
+    for moment, variance in ((fast - 38.6, 9.0), (slow - 40.3, 4.0)):
+        assert (pixels * moment).sum() / 800.0 == pytest.approx(0.0, abs=0.02)
+        assert (pixels * moment**2).sum() / 800.0 == pytest.approx(variance, rel=0.04)
+    smooth = torch.zeros(80, 80)
+    _paint(smooth, dataclasses.replace(spot, blocks=()))
+    assert float((image - smooth).abs().sum()) > 100.0
+
+
+def test_pixels_at_the_borders_of_chips_respond_by_so_much_more() -> None:
+    plain = scene(background=dataclasses.replace(CONSTANT, level=400.0))
+    bordered = render(dataclasses.replace(plain, background=dataclasses.replace(plain.background, chip_borders=0.2))).counts
+    slow, fast = chip_borders("EIGER2 500K")
+    assert np.flatnonzero(slow).tolist() == [256]  # 512 x 1028 pixels of 256 x 257 a chip
+    assert np.flatnonzero(fast).tolist() == [257, 514, 771]
+    line = bordered[256, 600:700].mean() / bordered[[255, 257], 600:700].mean()
+    assert line == pytest.approx(1.2, abs=5 / math.sqrt(400 * 100))
+
+
+def test_a_header_may_be_wrong_about_the_geometry_and_the_photons_do_not_care() -> None:
+    right = diffracting()
+    wrong = dataclasses.replace(right, header_error=HeaderError(beam_px=(2.0, -1.5), distance=0.01, wavelength=-1e-3))
+    assert np.array_equal(render(right).counts, render(wrong).counts)
+    geometry = run_of(wrong).geometry
+    assert geometry is not None
+    assert geometry.beam_px == pytest.approx((252.3, 511.3))
+    assert geometry.distance_mm == pytest.approx(90.9)
+    assert geometry.wavelength_A == pytest.approx(0.999)
+    assert run_of(right).geometry == right.geometry()
+
+
+def test_an_exposure_is_chosen_for_its_strong_spots_too() -> None:
+    relative = torch.logspace(0, -6, 1000)  # no background: 25 photons make I/sigma of 5
+    spots = dataclasses.replace(
+        one_spot(5.0, 5.0, radial=1.0, tangential=1.0, direction=(1.0, 0.0), photons=1.0),
+        positions_px=torch.full((1000, 2), 5.0),
+        photons=relative,
+    )
+    spots = dataclasses.replace(spots, radial_px=torch.ones(1000), tangential_px=torch.ones(1000))
+    dark, open_ = torch.zeros(10, 10), torch.ones(10, 10)
+    assert _photon_scale(spots, dark, open_, 200) == pytest.approx(25.0 / float(relative[199]))
+    assert _photon_scale(spots, dark, open_, 800) == pytest.approx(1500.0 * 25.0 / float(relative[16]))  # the 98th percentile of 800
 
 
 def one_spot(slow: float, fast: float, *, radial: float, tangential: float, direction: tuple[float, float], photons: float) -> Reflections:
