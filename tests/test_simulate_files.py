@@ -92,10 +92,7 @@ def test_triage_reads_the_frames_and_geometry_that_were_simulated(name: str, wri
 
 @pytest.mark.parametrize(
     "name",
-    [
-        *(name for name in DETECTORS if not name.startswith("RAYONIX")),
-        pytest.param("RAYONIX MX225", marks=pytest.mark.xfail(strict=True, reason="NeXus files: the offset of NXdata is not read yet")),
-    ],
+    list(DETECTORS),
 )
 def test_the_networks_input_from_a_file_is_that_of_training_bit_for_bit(
     name: str, written: dict[str, tuple[Path, tuple[Scene, ...]]]

@@ -154,6 +154,7 @@ def _header(entry: h5py.Group | None, source: str, table: FrameTable) -> RunHead
     mask, mask_source = _pixel_mask(detector, table.shape_px)
     start, step = scan_axis(entry)
     name = text(detector, "description") or text(detector, "name") or text(detector, "type")
+    counts_per_photon, offset = _photon_scale(of_class(entry, "NXdata", "data"))
     return RunHeader(
         source=source,
         detector=name,
@@ -167,12 +168,21 @@ def _header(entry: h5py.Group | None, source: str, table: FrameTable) -> RunHead
         negative_is_no_data=bool(PHOTON_COUNTERS.search(name or "")),
         no_data_value=float(np.iinfo(table.dtype).min) if table.dtype.kind == "i" else None,
         saturation_value=number(detector, "saturation_value") or number(specific, "countrate_correction_count_cutoff"),
+        counts_per_photon=counts_per_photon,
+        offset=offset,
         kind=RunKind.ROTATION if step is not None and abs(step) > SMALLEST_STEP_DEG else None,
         frames_expected=announced(specific),
         omega_start_deg=start,
         omega_step_deg=step,
         exposure_s=_seconds(detector, "count_time") or _seconds(detector, "frame_time"),
     )
+
+
+def _photon_scale(data: h5py.Group | None) -> tuple[float, float]:
+    """Counts a photon, and counts without photons: NXdata's value is (stored + offset) * scaling factor (NeXus manual, NXdata)."""
+    signal = _signal(data) or "data"
+    factor, shift = number(data, f"{signal}_scaling_factor"), number(data, f"{signal}_offset")
+    return (1.0 / factor if factor is not None and factor > 0 else 1.0), (-shift if shift is not None else 0.0)
 
 
 def _seconds(detector: h5py.Group | None, name: str) -> float | None:
