@@ -40,12 +40,6 @@ LATTICE_FEATURES = (
     "split_share",
     "split_log_agreed",
     "split_log_deg",
-    "strict_share",
-    "strict_log_off",
-    "strict_log_px",
-    "strict_split_share",
-    "strict_split_log_agreed",
-    "strict_split_log_deg",
 )
 MIN_SPOTS = 8
 FITTED = 256
@@ -55,9 +49,6 @@ MOST_SPOTS = 1000
 _APART_PX = 2.5
 _INDEX_TOLERANCE = 0.2
 _ACROSS_PX = 2.0
-_STRICT_PX = 0.6
-_STRICT_SIGMAS = 4.0
-_RAYLEIGH_Q25 = 0.7585  # a quarter of the distances of a two-dimensional Gaussian lie within this many standard deviations
 _ACROSS_MEDIANS = 3.5  # a spot is explained within this many medians of the explained ones' distances, and at least _ACROSS_PX
 
 
@@ -108,29 +99,7 @@ def lattice_features(spots: Spots, geometry: Geometry) -> list[float]:
         float(np.log1p(double)),
     ]
     left = np.ascontiguousarray(_inside_out(q_all[~explained][:FITTED]))
-    values += _left_over(left, found, geometry.wavelength_A, _ACROSS_PX / px_per_A)
-    return values + _strictly(q_all[off_ice], across[off_ice], near[off_ice], found, geometry.wavelength_A, px_per_A)
-
-
-def _strictly(q: Floats, across_px: Floats, near: Bools, first: _Lattice, wavelength_A: float, px_per_A: float) -> list[float]:
-    """Which spots lie off the lattice's points by more than their own scatter, and whether a small rotation brings the lattice there.
-
-    The scatter is taken from the nearest quarter, which a second lattice hardly reaches: of a split crystal many spots of the one part lie
-    within the usual tolerance of the other's points.
-    """
-    if near.sum() < MIN_SPOTS // 2:
-        return [0.0] * 6
-    sigma_px = float(np.percentile(across_px[near], 25)) / _RAYLEIGH_Q25
-    limit_px = max(_STRICT_PX, _STRICT_SIGMAS * sigma_px)
-    off = ~near | (across_px > limit_px)
-    values = [float(off.mean()), float(np.log1p(off.sum())), float(np.log(sigma_px + 0.05))]
-    rest = np.ascontiguousarray(q[off][:FITTED])
-    if len(rest) < 4:
-        return [*values, 0.0, 0.0, 0.0]
-    rays = rest * wavelength_A + np.array([0.0, 0.0, 1.0])
-    lattice = (first.basis, np.linalg.inv(first.basis), first.shifts)
-    turned, angle = small_rotation(rest, rays, lattice, limit_px / px_per_A, len(rest))
-    return [*values, turned / len(rest), float(np.log1p(turned)), float(np.log(angle + 0.05))]
+    return values + _left_over(left, found, geometry.wavelength_A, _ACROSS_PX / px_per_A)
 
 
 def _inside_out(q: Floats) -> Floats:
