@@ -48,12 +48,18 @@ by more than 1e-4, or that does not beat the released one on the frozen set. Exa
 }
 
 
+def _log_progress() -> None:
+    """Lines of our own with their time; of the libraries, what they warn of."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s: %(message)s", force=True)
+    logging.getLogger("training").setLevel(logging.INFO)
+
+
 def train(argv: list[str]) -> int:
     """`triage train`."""
     if any(argument in ("-h", "--help") for argument in argv):
         print(_HELP["train"])
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    _log_progress()
     from training.sweep import FLAGS
 
     if any(argument in FLAGS for argument in argv):
@@ -106,7 +112,7 @@ def evaluate(argv: list[str]) -> int:
     from training.evaluation.document import as_markdown
     from training.evaluation.tables import headline
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    _log_progress()
     print(as_markdown(headline(judge(wanted))))
     print(f"report: {Path(wanted.out) / 'report.html'}")
     return 0
@@ -120,7 +126,7 @@ def export(argv: list[str]) -> int:
     wanted = compose_settings("export", argv, ExportSettings).export
     from training.release import release  # torch takes seconds to import
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    _log_progress()
     print(f"exported: {wanted.out}: {release(wanted)}")
     return 0
 
