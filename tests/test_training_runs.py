@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -190,6 +191,7 @@ def test_training_needs_no_mlflow(debug_run: Path, tmp_path: Path) -> None:
     done = ran([sys.executable, "-c", script, *command(debug_run, tmp_path, "trainer.epochs=1")])
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "network.pt").is_file()
+    assert re.search(r"^\d{4}-\d\d-\d\d \S+ INFO: epoch 0: .*validation/loss", done.stderr, re.MULTILINE), "an epoch says what it reached"
 
 
 @pytest.mark.slow

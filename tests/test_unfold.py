@@ -1,0 +1,71 @@
+"""A released file's weights, taken back to train on from. Truth: what ONNX Runtime says of the same frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+from tests.conftest import REPOSITORY  # noqa: E402
+from training.dataset import LABEL_TYPE  # noqa: E402
+from training.unfold import unfold  # noqa: E402
+from triage.features import N_FEATURES  # noqa: E402
+
+pytestmark = pytest.mark.torch
+RELEASED = REPOSITORY / "models" / "released" / "triage.onnx"
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
+    """Sixteen frames of noise in the form of a shard."""
+    folder = tmp_path_factory.mktemp("shards")
+    rng = np.random.default_rng(4)
+    arrays = {
+        "image": rng.integers(0, 256, (16, 5, 256, 256), dtype=np.uint8),
+        "crops": rng.integers(0, 90, (16, 24, 32, 32), dtype=np.uint8),
+        "features": rng.normal(size=(16, N_FEATURES)).astype(np.float32),
+    }
+    for name, array in {**arrays, "labels": np.zeros(16, dtype=LABEL_TYPE)}.items():
+        np.save(folder / f"validation_0000.{name}.npy", array)
+    return folder, arrays
+
+
+def test_the_unfolded_network_says_what_the_file_says(frames: tuple[Path, dict[str, np.ndarray]]) -> None:
+    folder, arrays = frames
+    network = unfold(RELEASED, folder)
+    with torch.inference_mode():
+        logits = network(*(torch.from_numpy(array) for array in arrays.values()))
+    said = dict(zip(("lattices", "kind", "ice", "s"), onnxruntime.InferenceSession(RELEASED).run(None, arrays), strict=True))
+    assert torch.exp(logits.log_s).numpy() == pytest.approx(said["s"], rel=1e-4)
+    # Calibration's temperature lies between a network's logits and the file's probabilities: the ratio of log-odds is one number.
+    ice = np.log(said["ice"] / (1 - said["ice"]))
+    ratio = logits.ice.numpy() / ice
+    assert ratio == pytest.approx(np.median(ratio), rel=1e-2)
+    ours, theirs = (np.log(p[:, 1] / p[:, 0]) for p in (torch.softmax(logits.lattices, 1).numpy(), said["lattices"]))
+    assert ours / theirs == pytest.approx(np.median(ours / theirs), rel=1e-2)
+
+
+def test_training_goes_on_normalised_as_before(frames: tuple[Path, dict[str, np.ndarray]]) -> None:
+    folder, arrays = frames
+    network = unfold(RELEASED, folder)
+    batch = [torch.from_numpy(array) for array in arrays.values()]
+    first = network.trunk.body[0]
+    with torch.inference_mode():
+        frozen = first(batch[0].float() / 255.0)
+        network.train()
+        trained = first(batch[0].float() / 255.0)  # the statistics of the batch are those it was unfolded with
+    assert torch.allclose(frozen, trained, atol=1e-3)
+
+
+def test_a_file_of_another_network_is_refused(frames: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    other = onnx.load(RELEASED)
+    for item in other.graph.initializer:
+        if item.name == "network.heads.weight":
+            item.name = "network.other.weight"
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match=r"other\.onnx: no weights heads\.weight"):
+        unfold(tmp_path / "other.onnx", frames[0])
