@@ -1,4 +1,4 @@
-"""The compiled loops of spot finding. Values are raw counts until `_photons` makes them photons.
+"""The compiled loops of spot finding. Values are raw counts until offset and scale make them photons.
 
 Everything a loop needs travels in two named tuples, which numba passes as they are.
 """
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from triage.binning import binned_statistics
+from triage.binning import one_row_of_bins
 
 TILE = 16
 """Side in pixels of the squares whose mean decides what is worth a look."""
@@ -18,6 +18,7 @@ _WINDOW = 6  # the local background comes from a (2 * 6 + 1)^2 window, wider tha
 _NEAR = 4  # and is held against the rim of a (2 * 4 + 1)^2 window, which follows the crest of a smooth ring
 _CREST_Z = np.float32(3.5)  # significance of the 3 x 3 pixels about the peak of a spot where the background is curved
 _REACH = 15  # a region that goes further than this from its first pixel is a ring, an edge or a streak
+_KEPT = 4 * TILE  # rows of `state`, which are used over and over: a spot's window and growth reach one row of tiles up and down
 _STRONG, _MEMBER, _REFUSED = 1, 2, 3  # what `state` says of a pixel
 _COMPANY_Z = np.float32(2.0)  # significance of the 3 x 3 pixels about a candidate
 _LONE_Z = np.float32(2.5)  # significance of the 8 pixels about the peak of a spot of few pixels on a background of some photons
@@ -52,6 +53,8 @@ class Levels(NamedTuple):
 
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+# For what is asked of every pixel: to pass arrays in a call, and to count references to them, takes longer than the work.
+_inline = numba.njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
 
 
 @_jit
@@ -93,12 +96,13 @@ def _tile_moments(frame: Counts, first_slow: int, first_fast: int):  # type: ign
     means = np.empty(16, dtype=np.float32)
     variances = np.empty(16, dtype=np.float32)
     number = 0
+    pixels, mask, limits = frame.pixels, frame.mask, (frame.low, frame.high)
     for block in range(16):
         total, square, usable = 0.0, 0.0, True
         for r in range(first_slow + block // 4 * 4, first_slow + block // 4 * 4 + 4):
             for c in range(first_fast + block % 4 * 4, first_fast + block % 4 * 4 + 4):
-                usable &= _usable(frame, r, c)
-                photons = (np.float64(frame.pixels[r, c]) - frame.offset) * frame.scale
+                usable &= _usable(pixels, mask, limits, r, c)
+                photons = (np.float64(pixels[r, c]) - frame.offset) * frame.scale
                 total += photons
                 square += photons * photons
         if usable:
@@ -121,52 +125,64 @@ def _insert(ordered, n, value):  # type: ignore[no-untyped-def]
     ordered[k] = value
 
 
-@_jit
-def _usable(frame: Counts, row: int, column: int):  # type: ignore[no-untyped-def]
-    value = frame.pixels[row, column]
-    return value >= frame.low and value <= frame.high and not (frame.mask.size > 1 and frame.mask[row, column])
+@_inline
+def _usable(pixels, mask, limits, row, column):  # type: ignore[no-untyped-def]
+    value = pixels[row, column]
+    usable = (value >= limits[0]) & (value <= limits[1])
+    if mask.size > 1:
+        usable &= mask[row, column] == 0
+    return usable
 
 
-@_jit
-def _photons(frame: Counts, row: int, column: int):  # type: ignore[no-untyped-def]
-    return (np.float32(frame.pixels[row, column]) - frame.offset) * frame.scale
-
-
-@_jit
-def _tile_background(means, row, column, near):  # type: ignore[no-untyped-def]
+@_inline
+def _tile_background(means, row, column):  # type: ignore[no-untyped-def]
     """A tile's mean, or the median of its 3 x 3 neighbourhood where that is lower: one bright spot does not hide its neighbours.
 
     `means` has a rim of one tile; tiles without enough data are _NO_MEAN, and so is the result where there is no other.
     """
-    n = 0
+    own = means[row + 1, column + 1]
+    n, lower = 0, 0
     for r in range(row, row + 3):
         for c in range(column, column + 3):
-            if means[r, c] < _NO_MEAN:
-                _insert(near, n, means[r, c])
-                n += 1
-    return min(near[(n - 1) // 2], means[row + 1, column + 1]) if n > 0 else _NO_MEAN
+            n += np.int64(means[r, c] < _NO_MEAN)
+            lower += np.int64(means[r, c] < own)
+    if n == 0:
+        return _NO_MEAN
+    if lower <= (n - 1) // 2 and own < _NO_MEAN:
+        return own
+    for r in range(row, row + 3):  # the mean that as many others are below as makes it the lower median
+        for c in range(column, column + 3):
+            below, level = 0, 0
+            for rr in range(row, row + 3):
+                for cc in range(column, column + 3):
+                    below += np.int64(means[rr, cc] < means[r, c])
+                    level += np.int64(means[rr, cc] == means[r, c])
+            if below <= (n - 1) // 2 < below + level:
+                return means[r, c]
+    return own
 
 
 @_jit
-def _tile_means(number, total):  # type: ignore[no-untyped-def]
-    """Mean per tile in raw counts with a rim of _NO_MEAN, which also stands where fewer than 16 pixels are usable."""
-    rows, columns = number.shape
-    means = np.full((rows + 2, columns + 2), _NO_MEAN)
-    for row in range(rows):
-        for column in range(columns):
-            if number[row, column] >= 16:
-                means[row + 1, column + 1] = total[row, column] / number[row, column]
-    return means
+def _measure_tiles(frame: Counts, tile_slow, edges, means, bins, tops):  # type: ignore[no-untyped-def]
+    """Fills one row of tiles' means in raw counts, _NO_MEAN where fewer than 16 pixels are usable, their maxima, and the columns'."""
+    number, total, largest = bins
+    number.fill(np.float32(0))
+    total.fill(np.float32(0))
+    largest.fill(-_NO_MEAN)
+    rows = (tile_slow * TILE, min(frame.pixels.shape[0], (tile_slow + 1) * TILE))
+    one_row_of_bins(frame.pixels, frame.mask, (frame.low, frame.high), rows, edges, (number, total, largest), tops)
+    for t in range(len(number)):
+        means[t + 1] = total[t] / number[t] if number[t] >= 16 else _NO_MEAN
 
 
-@_jit
+@_inline
 def _strong_above(background, sigmas, noise):  # type: ignore[no-untyped-def]
     """Photons that a pixel must exceed to be a candidate."""
     variance = noise[0] * max(background, np.float32(0)) + noise[1]
     return background + sigmas * np.sqrt(variance) + np.float32(2.0) * noise[0]
 
 
-@_jit
+@_inline
 def _member_above(background, sigmas, noise):  # type: ignore[no-untyped-def]
     """Photons that a pixel must exceed to belong to a spot."""
     variance = noise[0] * max(background, np.float32(0)) + noise[1]
@@ -176,18 +192,17 @@ def _member_above(background, sigmas, noise):  # type: ignore[no-untyped-def]
 @_jit
 def _local_background(frame: Counts, state, row, column):  # type: ignore[no-untyped-def]
     """Mean and variance of the usable, not strong pixels of the window round a candidate, in photons, and their number."""
-    n_slow, n_fast = frame.pixels.shape
-    masked = frame.mask.size > 1
+    pixels, mask, masked = frame.pixels, frame.mask, frame.mask.size > 1
+    n_slow, n_fast = pixels.shape
     first, last = max(0, column - _WINDOW), min(n_fast, column + _WINDOW + 1)
     total, square, n = np.float32(0), np.float32(0), 0
-    centre = np.float32(frame.pixels[row, column])  # squares about a number of the same size keep their digits
+    centre = np.float32(pixels[row, column])  # squares about a number of the same size keep their digits
     for r in range(max(0, row - _WINDOW), min(n_slow, row + _WINDOW + 1)):
-        line, marks, flags = frame.pixels[r], state[r], frame.mask[r if masked else 0]
         for c in range(first, last):
-            value = line[c]
-            usable = (marks[c] == 0) & (value >= frame.low) & (value <= frame.high)
+            value = pixels[r, c]
+            usable = (state[r % _KEPT, c] == 0) & (value >= frame.low) & (value <= frame.high)
             if masked:
-                usable &= flags[c] == 0
+                usable &= mask[r, c] == 0
             difference = np.float32(value) - centre if usable else np.float32(0)
             total += difference
             square += difference * difference
@@ -198,24 +213,24 @@ def _local_background(frame: Counts, state, row, column):  # type: ignore[no-unt
     return (centre + mean - frame.offset) * frame.scale, (square / n - mean * mean) * frame.scale * frame.scale, n
 
 
-@_jit
-def _has_company(frame: Counts, row, column, member, background, noise):  # type: ignore[no-untyped-def]
-    """Whether one of the eight neighbours is above `member` counts (and is data), and the nine together stand out of `background`."""
-    n_slow, n_fast = frame.pixels.shape
+@_inline
+def _has_company(pixels, mask, limits, at, rules):  # type: ignore[no-untyped-def]
+    """Whether one of the eight neighbours is above `member` counts (and is data), and the nine together stand out of the background."""
+    _, member, background, noise, offset, scale, _ = rules
     members, total, n = 0, np.float32(0), 0
-    for r in range(max(0, row - 1), min(n_slow, row + 2)):
-        for c in range(max(0, column - 1), min(n_fast, column + 2)):
-            value = frame.pixels[r, c]
-            usable = (value >= frame.low) & (value <= frame.high) & ((frame.mask.size == 1) or (frame.mask[r, c] == 0))
+    for r in range(max(0, at[0] - 1), min(pixels.shape[0], at[0] + 2)):
+        for c in range(max(0, at[1] - 1), min(pixels.shape[1], at[1] + 2)):
+            value = pixels[r, c]
+            usable = _usable(pixels, mask, limits, r, c)
             total += np.float32(value) if usable else np.float32(0)
             n += usable
             members += usable & (np.float32(value) > member)
     if members < 2:
         return False
-    return _significance((total - n * frame.offset) * frame.scale, n * background, n, noise) > _COMPANY_Z
+    return _significance((total - n * offset) * scale, n * background, n, noise) > _COMPANY_Z
 
 
-@_jit
+@_inline
 def _significance(total, expected, n, noise):  # type: ignore[no-untyped-def]
     """Of `total` photons on n pixels over what is expected: generalised Anscombe (read noise adds to both, an unknown gain divides)."""
     read = n * noise[1] / noise[0] + np.float32(0.375)
@@ -224,55 +239,69 @@ def _significance(total, expected, n, noise):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _candidates(frame: Counts, levels: Levels, noise, tiles, state):  # type: ignore[no-untyped-def]
-    """Positions of pixels that stand out of their tile and are not alone; marks all that stand out in `state`."""
-    means, largest = tiles
-    n_slow, n_fast = frame.pixels.shape
-    found = np.empty((1024, 2), dtype=np.int32)
-    near = np.empty(9, dtype=np.float32)
-    n = 0
-    for tile_slow in range(largest.shape[0]):
-        for tile_fast in range(largest.shape[1]):
-            own = (means[tile_slow + 1, tile_fast + 1] - frame.offset) * frame.scale
-            if own < _NO_MEAN:  # most tiles end here: their largest pixel does not stand out of the least their mean could be
-                least = own - np.float32(0.125) * np.sqrt(noise[0] * max(own, np.float32(0)) + noise[1])
-                raw = _strong_above(least, levels.candidate_sigma, noise) / frame.scale + frame.offset
-                if largest[tile_slow, tile_fast] <= raw:
-                    continue
-            background = _tile_background(means, tile_slow, tile_fast, near)
-            if background >= _NO_MEAN:
-                continue
-            photons = (background - frame.offset) * frame.scale
-            raw = _strong_above(photons, levels.candidate_sigma, noise) / frame.scale + frame.offset
-            if largest[tile_slow, tile_fast] <= raw:
-                continue
-            member = _member_above(photons, levels.grow_sigma, noise) / frame.scale + frame.offset
-            first, last = tile_fast * TILE, min(n_fast, (tile_fast + 1) * TILE)
-            for r in range(tile_slow * TILE, min(n_slow, (tile_slow + 1) * TILE)):
-                if not _any_above(frame.pixels[r, first:last], raw):
-                    continue
-                for c in range(first, last):
-                    if np.float32(frame.pixels[r, c]) <= raw or not _usable(frame, r, c):
-                        continue
-                    state[r, c] = _STRONG
-                    if levels.min_pixels > 1 and not _has_company(frame, r, c, member, photons, noise):
-                        continue
-                    if n == len(found):
-                        larger = np.empty((2 * n, 2), dtype=np.int32)
-                        larger[:n] = found
-                        found = larger
-                    found[n, 0], found[n, 1] = r, c
-                    n += 1
-    return found[:n]
+def _least_limits(frame: Counts, levels: Levels, noise, means, limits):  # type: ignore[no-untyped-def]
+    """Raw counts that the largest pixel of each tile of a row must exceed for a second look: its background may yet turn out to be lower.
+
+    No limit where a tile has no mean of its own.
+    """
+    offset, scale, sigmas, k, read = frame.offset, frame.scale, levels.candidate_sigma, noise[0], noise[1]
+    for t in range(len(limits)):
+        own = (means[t + 1] - offset) * scale
+        least = own - np.float32(0.125) * np.sqrt(k * max(own, np.float32(0)) + read)
+        above = least + sigmas * np.sqrt(k * max(least, np.float32(0)) + read) + np.float32(2.0) * k
+        limits[t] = above / scale + offset if own < _NO_MEAN else -np.float32(np.inf)
 
 
 @_jit
-def _any_above(line, raw):  # type: ignore[no-untyped-def]
-    """Whether a pixel of a few is above; without a branch, so that it is one vector comparison."""
-    above = np.int32(0)
-    for k in range(len(line)):
-        above += np.int32(np.float32(line[k]) > raw)
-    return above != 0
+def _search_tiles(frame: Counts, levels: Levels, noise, tile_slow, tiles, state, found):  # type: ignore[no-untyped-def]
+    """Positions of the pixels of one row of tiles that stand out of their tile and are not alone; marks all that stand out.
+
+    In the order of tiles, and of rows in each; the positions are in `found`, or a larger array in its place, their number beside it.
+    `tiles`: the means of all tiles, and of this row the maxima, what they must exceed, and the maxima of the columns of pixels.
+    """
+    means, largest, limits, tops = tiles
+    pixels, mask, data = frame.pixels, frame.mask, (frame.low, frame.high)
+    n = 0
+    for tile_fast in range(len(limits)):
+        if largest[tile_fast] <= limits[tile_fast]:
+            continue
+        background = _tile_background(means, tile_slow, tile_fast)
+        photons = (background - frame.offset) * frame.scale
+        raw = _strong_above(photons, levels.candidate_sigma, noise) / frame.scale + frame.offset
+        if background >= _NO_MEAN or largest[tile_fast] <= raw:
+            continue
+        member = _member_above(photons, levels.grow_sigma, noise) / frame.scale + frame.offset
+        rules = (raw, member, photons, noise, frame.offset, frame.scale, levels.min_pixels > 1)
+        if n + TILE * TILE > len(found):
+            larger = np.empty((2 * len(found), 2), dtype=np.int32)
+            for k in range(n):
+                larger[k, 0], larger[k, 1] = found[k, 0], found[k, 1]
+            found = larger
+        first = n
+        for column in range(tile_fast * TILE, min(len(tops), (tile_fast + 1) * TILE)):
+            if tops[column] > raw:
+                n = _search_column(pixels, mask, data, (tile_slow * TILE, column), rules, state, found, (first, n))
+    return found, n
+
+
+@_inline
+def _search_column(pixels, mask, limits, start, rules, state, found, numbers):  # type: ignore[no-untyped-def]
+    """Adds the candidates among the pixels of a tile's column that begins at `start`; keeps the tile's in the order of rows."""
+    first, n = numbers
+    column = start[1]
+    for row in range(start[0], min(pixels.shape[0], start[0] + TILE)):
+        if np.float32(pixels[row, column]) <= rules[0] or not _usable(pixels, mask, limits, row, column):
+            continue
+        state[row % _KEPT, column] = _STRONG
+        if rules[6] and not _has_company(pixels, mask, limits, (row, column), rules):
+            continue
+        k = n
+        while k > first and found[k - 1, 0] > row:
+            found[k, 0], found[k, 1] = found[k - 1, 0], found[k - 1, 1]
+            k -= 1
+        found[k, 0], found[k, 1] = row, column
+        n += 1
+    return n
 
 
 @_jit
@@ -282,29 +311,30 @@ def _grow(frame: Counts, state, seed, level, stack):  # type: ignore[no-untyped-
     0 where the region is larger than the stack, goes further than _REACH, or touches one that did: all its pixels are then refused,
     so that no part of it passes later.
     """
-    n_slow, n_fast = frame.pixels.shape
+    pixels, mask, limits = frame.pixels, frame.mask, (frame.low, frame.high)
+    n_slow, n_fast = pixels.shape
     raw = level / frame.scale + frame.offset
     stack[0, 0], stack[0, 1] = seed[0], seed[1]
-    state[seed[0], seed[1]] = _MEMBER
+    state[seed[0] % _KEPT, seed[1]] = _MEMBER
     n, done, refused = 1, 0, False
     while done < n:
         row, column = stack[done, 0], stack[done, 1]
         done += 1
         for r in range(max(0, row - 1), min(n_slow, row + 2)):
             for c in range(max(0, column - 1), min(n_fast, column + 2)):
-                if state[r, c] == _REFUSED:
+                if state[r % _KEPT, c] == _REFUSED:
                     refused = True
-                if state[r, c] >= _MEMBER or np.float32(frame.pixels[r, c]) <= raw or not _usable(frame, r, c):
+                if state[r % _KEPT, c] >= _MEMBER or np.float32(pixels[r, c]) <= raw or not _usable(pixels, mask, limits, r, c):
                     continue
                 if n == len(stack) or abs(r - seed[0]) > _REACH or abs(c - seed[1]) > _REACH:
                     refused = True
                     continue
-                state[r, c] = _MEMBER
+                state[r % _KEPT, c] = _MEMBER
                 stack[n, 0], stack[n, 1] = r, c
                 n += 1
     if refused:
         for k in range(n):
-            state[stack[k, 0], stack[k, 1]] = _REFUSED
+            state[stack[k, 0] % _KEPT, stack[k, 1]] = _REFUSED
         return 0
     return n
 
@@ -312,11 +342,11 @@ def _grow(frame: Counts, state, seed, level, stack):  # type: ignore[no-untyped-
 @_jit
 def _measure(frame: Counts, members, local, n_local, noise, row):  # type: ignore[no-untyped-def]
     """Fills `row` with a spot's numbers from its member pixels; returns its significance and the index of its largest pixel."""
-    n = len(members)
+    n, pixels = len(members), frame.pixels
     summed, at_slow, at_fast, weight = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
     peak, largest = np.float32(-3e38), 0
     for k in range(n):
-        photons = _photons(frame, members[k, 0], members[k, 1])
+        photons = (np.float32(pixels[members[k, 0], members[k, 1]]) - frame.offset) * frame.scale
         summed += photons
         if photons > peak:
             peak, largest = photons, k
@@ -343,12 +373,12 @@ def _is_lone(frame: Counts, row, at, noise):  # type: ignore[no-untyped-def]
         return True
     if local < 1:
         return False
-    n_slow, n_fast = frame.pixels.shape
+    pixels, mask, limits = frame.pixels, frame.mask, (frame.low, frame.high)
     total, n = np.float32(0), 0
-    for r in range(max(0, at[0] - 1), min(n_slow, at[0] + 2)):
-        for c in range(max(0, at[1] - 1), min(n_fast, at[1] + 2)):
-            if _usable(frame, r, c) and (r != at[0] or c != at[1]):
-                total += _photons(frame, r, c)
+    for r in range(max(0, at[0] - 1), min(pixels.shape[0], at[0] + 2)):
+        for c in range(max(0, at[1] - 1), min(pixels.shape[1], at[1] + 2)):
+            if _usable(pixels, mask, limits, r, c) and (r != at[0] or c != at[1]):
+                total += (np.float32(pixels[r, c]) - frame.offset) * frame.scale
                 n += 1
     return _significance(total, n * local, n, noise) < _LONE_Z
 
@@ -356,15 +386,16 @@ def _is_lone(frame: Counts, row, at, noise):  # type: ignore[no-untyped-def]
 @_jit
 def _on_a_crest(frame: Counts, at, local, noise):  # type: ignore[no-untyped-def]
     """Whether a spot is a chance cluster on a crest: the background near by is above that of the wide window, the middle not above it."""
-    n_slow, n_fast = frame.pixels.shape
+    pixels, mask, limits = frame.pixels, frame.mask, (frame.low, frame.high)
+    n_slow, n_fast = pixels.shape
     near = np.empty((2 * _NEAR + 1) ** 2, dtype=np.float32)
     n, total, n_middle = 0, np.float32(0), 0
     for r in range(max(0, at[0] - _NEAR), min(n_slow, at[0] + _NEAR + 1)):
         for c in range(max(0, at[1] - _NEAR), min(n_fast, at[1] + _NEAR + 1)):
             away = max(abs(r - at[0]), abs(c - at[1]))
-            if away == 2 or not _usable(frame, r, c):
+            if away == 2 or not _usable(pixels, mask, limits, r, c):
                 continue
-            photons = _photons(frame, r, c)
+            photons = (np.float32(pixels[r, c]) - frame.offset) * frame.scale
             if away < 2:
                 total += photons
                 n_middle += 1
@@ -379,18 +410,20 @@ def _on_a_crest(frame: Counts, at, local, noise):  # type: ignore[no-untyped-def
 
 
 @_jit
-def find_spots(frame: Counts, levels: Levels, noise, slow_edges, fast_edges):  # type: ignore[no-untyped-def]
-    """Rows of (slow, fast, intensity, sigma, background, peak, n_pixels), in photons and pixels."""
-    number, total, largest = binned_statistics(frame.pixels, frame.mask, frame.low, frame.high, slow_edges, fast_edges)
-    state = np.zeros(frame.pixels.shape, dtype=np.uint8)
-    candidates = _candidates(frame, levels, noise, (_tile_means(number, total), largest), state)
-    table = np.empty((_MAX_SPOTS, 7), dtype=np.float32)
-    stack = np.empty((levels.max_pixels, 2), dtype=np.int32)
+def _tile_edges(length):  # type: ignore[no-untyped-def]
+    edges = np.empty((length + TILE - 1) // TILE + 1, dtype=np.int32)
+    for k in range(len(edges)):
+        edges[k] = min(length, k * TILE)
+    return edges
+
+
+@_jit
+def _spots_of(frame: Counts, levels: Levels, noise, candidates, state, stack, table, n_spots):  # type: ignore[no-untyped-def]
+    """Adds to the table the spots that candidates belong to; returns how many it then holds."""
     here = noise.copy()
-    n_spots = 0
     for i in range(len(candidates)):
         row, column = candidates[i, 0], candidates[i, 1]
-        if state[row, column] >= _MEMBER:
+        if state[row % _KEPT, column] >= _MEMBER:
             continue
         local, variance, n_local = _local_background(frame, state, row, column)
         if n_local < 20:
@@ -399,12 +432,12 @@ def find_spots(frame: Counts, levels: Levels, noise, slow_edges, fast_edges):  #
         if local > _BRIGHT:
             sure = 1 - 2 * np.sqrt(np.float32(2) / n_local)  # two standard errors of a variance below what it seems
             here[0] = max(noise[0], (sure * variance - noise[1]) / local)
-        if _photons(frame, row, column) <= _strong_above(local, levels.candidate_sigma, here):
+        if (np.float32(frame.pixels[row, column]) - frame.offset) * frame.scale <= _strong_above(local, levels.candidate_sigma, here):
             continue
         n = _grow(frame, state, (row, column), _member_above(local, levels.grow_sigma, here), stack)
         if n < levels.min_pixels:
             continue
-        if n_spots == _MAX_SPOTS:
+        if n_spots == len(table):
             break
         found = table[n_spots]
         z, top = _measure(frame, stack[:n], local, n_local, here, found)
@@ -413,4 +446,37 @@ def find_spots(frame: Counts, levels: Levels, noise, slow_edges, fast_edges):  #
         if _on_a_crest(frame, stack[top], local, here):
             continue
         n_spots += 1
+    return n_spots
+
+
+@_jit
+def find_spots(frame: Counts, levels: Levels, noise):  # type: ignore[no-untyped-def]
+    """Rows of (slow, fast, intensity, sigma, background, peak, n_pixels), in photons and pixels.
+
+    Goes down the frame by rows of tiles. A row is searched when the next is measured, and its spots are made when the next is searched:
+    all that a spot's window and growth may reach is known by then, and its pixels are still in the cache.
+    """
+    n_slow, n_fast = frame.pixels.shape
+    rows, columns = (n_slow + TILE - 1) // TILE, (n_fast + TILE - 1) // TILE
+    means = np.full((rows + 2, columns + 2), _NO_MEAN)  # with a rim of one tile
+    bins = np.empty((2, 3, columns), dtype=np.float32)  # of the row of tiles that is measured and the one before: number, sum, maximum
+    tops = np.empty((2, n_fast), dtype=np.float32)
+    limits = np.empty(columns, dtype=np.float32)
+    edges = _tile_edges(n_fast)
+    state = np.empty((_KEPT, n_fast), dtype=np.uint8)
+    table = np.empty((_MAX_SPOTS, 7), dtype=np.float32)
+    stack = np.empty((levels.max_pixels, 2), dtype=np.int32)
+    waiting, spare, n_waiting, n_spots = np.empty((1024, 2), dtype=np.int32), np.empty((1024, 2), dtype=np.int32), 0, 0
+    for row in range(rows + 2):
+        if row < rows:
+            this = bins[row % 2]
+            _measure_tiles(frame, row, edges, means[row + 1], (this[0], this[1], this[2]), tops[row % 2])
+        n = 0
+        if 0 < row <= rows:
+            last, first = (row - 1) % 2, (row - 1) * TILE % _KEPT
+            _least_limits(frame, levels, noise, means[row], limits)
+            state[first : first + TILE].fill(np.uint8(0))
+            spare, n = _search_tiles(frame, levels, noise, row - 1, (means, bins[last, 2], limits, tops[last]), state, spare)
+        n_spots = _spots_of(frame, levels, noise, waiting[:n_waiting], state, stack, table, n_spots)
+        waiting, spare, n_waiting = spare, waiting, n
     return table[:n_spots].copy()

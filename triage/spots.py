@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from triage.binning import measured
 from triage.core import FloatArray, Pixels, Run, Spots, SpotSummary
-from triage.spot_kernels import TILE, Counts, Levels, find_spots, noise_of
+from triage.spot_kernels import Counts, Levels, find_spots, noise_of
 
 SPOT_FINDER_VERSION = 2
 """Raised whenever the spots found in a frame change: a model trained on another version's spots does not load."""
@@ -68,8 +68,7 @@ class DispersionFinder:
         levels = Levels(
             np.float32(self.candidate_sigma), np.float32(self.grow_sigma), np.float32(self.spot_z), self.min_pixels, self.max_pixels
         )
-        table = find_spots(frame, levels, noise_of(frame), _tile_edges(converted.shape[0]), _tile_edges(converted.shape[1]))
-        return as_spots(table, run)
+        return as_spots(find_spots(frame, levels, noise_of(frame)), run)
 
 
 def as_table(spots: Spots) -> FloatArray:
@@ -102,10 +101,6 @@ def on_ice_ring(inverse_d_per_A: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     s = np.asarray(inverse_d_per_A, dtype=np.float64)
     rings = 1.0 / np.asarray(ICE_RINGS_A)
     return np.asarray((np.abs(s[..., None] / rings - 1.0) < ICE_HALF_WIDTH).any(axis=-1), dtype=np.bool_)
-
-
-def _tile_edges(length: int) -> npt.NDArray[np.int32]:
-    return np.append(np.arange(0, length, TILE), length).astype(np.int32)
 
 
 def as_spots(table: FloatArray, run: Run) -> Spots:
