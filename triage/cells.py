@@ -1,0 +1,1 @@
+"""The unit cells of a run, clustered as they come."""

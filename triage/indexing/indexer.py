@@ -1,0 +1,151 @@
+"""Every lattice of a frame's spots: known cells first, an unknown one where they fail, and again on what is left over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from triage.core import Cell, Indexed, IndexingStatus, Run, Solution, Spots
+from triage.indexing.bravais import busing_levy, settings
+from triage.indexing.known_cell import anywhere, nearby
+from triage.indexing.model import TURNS, Lattice, multiplied, primitive, symmetrised, under
+from triage.indexing.observed import Bools, Observed, observe
+from triage.indexing.search import Trial, settle, unknown_cell
+
+LEAST_SPOTS = 10
+"""Off the ice rings, below which nothing is sought."""
+LEAST_INDEXED = 8
+"""Spots of a lattice: what counts as visible (contract, section 7)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedIndexer:
+    """Indexes one frame's spots; implements Indexer."""
+
+    most_lattices: int = 4
+    log10_significance: float = -3.0
+    """Of a lattice to be there by chance, all trials counted."""
+
+    def index(self, spots: Spots, run: Run, *, cells: Sequence[Cell] = ()) -> Indexed:
+        """Every lattice of the spots; `cells` are known ones, likeliest first, tried before an unknown one is sought."""
+        if run.geometry is None:
+            return _not(f"the run's geometry is not known ({run.geometry_problem or 'the header states none'})")
+        if len(spots) - int(spots.on_ice.sum()) < LEAST_SPOTS:
+            return _not(f"{len(spots) - int(spots.on_ice.sum())} spots off the ice rings; at least {LEAST_SPOTS} are needed")
+        observed = observe(spots, run.geometry, abs(run.header.omega_step_deg or 0.0))
+        lattices = self.lattices(observed, cells)
+        if not lattices:
+            return _not("no lattice explains the spots better than chance")
+        return _indexed(observed, lattices)
+
+    def lattices(self, observed: Observed, cells: Sequence[Cell] = ()) -> list[Lattice]:
+        """The lattices themselves, strongest first."""
+        found: list[Lattice] = []
+        use = observed.off_ice.copy()
+        while len(found) < self.most_lattices and int(use.sum()) >= LEAST_INDEXED:
+            lattice = self._first(observed, use, cells) if not found else self._next(observed, use, found)
+            if lattice is None or not self._is_there(lattice.trial, lattice.log10_trials):
+                break
+            found.append(lattice)
+            use = use & ~_claimed(observed, lattice)
+        return sorted(found, key=lambda lattice: -lattice.trial.n)
+
+    def _is_there(self, trial: Trial, log10_trials: float) -> bool:
+        return trial.n >= LEAST_INDEXED and trial.log10_chance + log10_trials < self.log10_significance
+
+    def _first(self, observed: Observed, use: Bools, cells: Sequence[Cell]) -> Lattice | None:
+        for cell in cells:
+            lattice = self._known(observed, use, cell)
+            if lattice is not None:
+                return lattice
+        return self._unknown(observed, use)
+
+    def _known(self, observed: Observed, use: Bools, cell: Cell) -> Lattice | None:
+        direct = np.linalg.inv(busing_levy(cell))
+        trials = [settle(observed, use, a, ways=TURNS, rounds=3) for a in anywhere(observed, use, direct)]
+        best = min(trials, key=lambda trial: trial.log10_chance)
+        if not self._is_there(best, _log10_orientations(observed, use, np.pi)):
+            return None
+        best = primitive(observed, use, best)
+        setting = next(iter(settings(np.linalg.inv(best.a), 0.05)))
+        return under(observed, use, best, setting, _log10_orientations(observed, use, np.pi))
+
+    def _unknown(self, observed: Observed, use: Bools) -> Lattice | None:
+        if int(use.sum()) < LEAST_SPOTS:
+            return None
+        trials = unknown_cell(observed, use)[:3]
+        trials = [primitive(observed, use, trial) for trial in trials]
+        if not trials:
+            return None
+        best = min(trials, key=lambda trial: trial.log10_chance)
+        if not self._is_there(best, _LOG10_UNKNOWN):
+            return None
+        if best.n < 0.7 * use.sum():
+            best = primitive(observed, use, multiplied(observed, use, best))
+        return symmetrised(observed, use, best, _LOG10_UNKNOWN)
+
+    def _next(self, observed: Observed, use: Bools, found: list[Lattice]) -> Lattice | None:
+        first = found[0]
+        for within_deg in (8.0, None):
+            options = (
+                nearby(observed, use, first.trial.a, within_deg) if within_deg else anywhere(observed, use, np.linalg.inv(first.trial.a))
+            )
+            log10_trials = _log10_orientations(observed, use, np.deg2rad(within_deg or 180.0))
+            trials = [settle(observed, use, a, ways=TURNS, rounds=3, like=first.trial) for a in options]
+            best = min(trials, key=lambda trial: trial.log10_chance)
+            if self._is_there(best, log10_trials):
+                return under(observed, use, best, first.setting, log10_trials)
+        return self._unknown(observed, use)
+
+
+_LOG10_UNKNOWN = 15.0
+
+
+def _log10_orientations(observed: Observed, use: Bools, within_rad: float) -> float:
+    """log10 of the number of orientations that can be told apart, within an angle of one of them."""
+    reach = float(np.percentile(observed.s[use], 90))
+    apart = 3.0 * float(np.median(observed.per_px_A[use])) / reach
+    volume = 4.0 * np.pi * (within_rad - math.sin(within_rad)) * 2.0  # of rotation vectors, with Haar's measure
+    return max(math.log10(volume / apart**3), 0.0)
+
+
+def _claimed(observed: Observed, lattice: Lattice) -> Bools:
+    """Spots that are the lattice's or too near to be told from its."""
+    trial = lattice.trial
+    px = np.maximum(6.0 * trial.spread[0], 3.0)
+    across = trial.away[:, 0] < px * observed.per_px_A
+    along = np.abs(trial.away[:, 1]) < 5.0 * np.hypot(3e-4, trial.spread[1] * observed.s)
+    return np.asarray(across & along)
+
+
+def _not(reason: str) -> Indexed:
+    return Indexed(status=IndexingStatus.NOT_INDEXED, reason=reason)
+
+
+def _indexed(observed: Observed, lattices: list[Lattice]) -> Indexed:
+    n = len(observed)
+    solutions = []
+    explained = np.zeros(n, dtype=bool)
+    for lattice in lattices:
+        explained |= lattice.trial.inside
+        solutions.append(
+            Solution(
+                cell=lattice.setting.cell,
+                bravais=lattice.setting.bravais,
+                space_group=None,
+                n_indexed=lattice.trial.n,
+                fraction_indexed=lattice.trial.n / n,
+                orientation=tuple(float(x) for x in lattice.orientation.ravel()),
+            )
+        )
+    off_ice = observed.off_ice
+    unexplained = off_ice & ~_claimed(observed, lattices[0])
+    return Indexed(
+        status=IndexingStatus.INDEXED,
+        solutions=tuple(solutions),
+        n_unindexed=int((~explained).sum()),
+        fraction_unexplained=float(unexplained.sum() / max(int(off_ice.sum()), 1)),
+    )
