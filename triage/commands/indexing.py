@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 
 from triage import __version__
 from triage.buffer import Mode
 from triage.core import Indexer
+from triage.dials_engine import START_WITHIN_S, DialsError, DialsIndexer, find_dials
 from triage.fusion import released
+from triage.indexing import EmbeddedIndexer
+from triage.refusal import ConfigError
+from triage.rehearsal import rehearse
 from triage.settings import IndexingSettings
 from triage.slow_lane import Plan, SlowLane
 from triage.witness import Witness
@@ -23,26 +26,33 @@ def slow_lane(settings: IndexingSettings, mode: Mode, cores: int) -> SlowLane | 
     if settings.engine == "off":
         return None
     make, engine = _engine(settings)
+    grace_s = START_WITHIN_S if settings.engine == "dials" else 0.0  # its worker is ended and started again within that
     cell = settings.known_cell
     plan = Plan(
         every=settings.every,
         complete=mode is Mode.COMPLETE and settings.every is not None,
         processes=settings.processes or max(1, cores // _CORES_A_PROCESS),
         queue=settings.queue,
-        timeout_s=settings.timeout_s,
+        timeout_s=settings.timeout_s + grace_s,
         cells=() if cell is None else (cell,),
     )
     return SlowLane(make, engine=engine, plan=plan)
 
 
 def _engine(settings: IndexingSettings) -> tuple[Callable[[], Indexer], str]:
-    del settings
-    return partial(embedded), f"triage {__version__}"
+    if settings.engine == "embedded":
+        return embedded, f"triage {__version__}"
+    try:
+        python, version = find_dials(settings.dials.python)
+    except DialsError as error:
+        raise ConfigError(f"indexing.dials.python: {error}") from error
+    return partial(DialsIndexer, python, answer_within_s=settings.timeout_s), version
 
 
-def embedded() -> Indexer:
-    """The engine that comes with triage."""
-    indexer: Indexer = import_module("triage.indexing").EmbeddedIndexer()
+def embedded() -> EmbeddedIndexer:
+    """The engine that comes with triage, its loops compiled: that takes longer than a frame may."""
+    indexer = EmbeddedIndexer()
+    rehearse(indexer)
     return indexer
 
 

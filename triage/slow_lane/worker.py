@@ -15,9 +15,10 @@ from triage.core import Cell, Indexed, Indexer, IndexingStatus, Run, Spots, Tria
 
 NICENESS = 10
 """The early lane goes first where there are more threads than cores."""
-START_WITHIN_S = 180.0
-"""Compiling the hot loops for the first time takes tens of seconds."""
+START_WITHIN_S = 600.0
+"""Compiling the hot loops for the first time takes a minute of a free core; a process ended meanwhile leaves the next one the same."""
 _POLL_S = 0.2
+_GO_WITHIN_S = 0.3
 _CLOSE_WITHIN_S = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -120,6 +121,7 @@ class Worker:
         if self._connection is not None:
             self._connection.close()  # an idle process takes this as the end of its work
         if self._process is not None:
+            self._process.join(_GO_WITHIN_S)
             if self._process.is_alive():
                 self._process.kill()
             self._process.join(_CLOSE_WITHIN_S)
@@ -153,9 +155,12 @@ def serve(connection: Connection, make: Callable[[], Indexer], engine: str) -> N
         except TriageError as error:
             connection.send(Unable(str(error)))
             return
-        connection.send(Ready(getattr(indexer, "engine", engine)))
-        while True:
-            connection.send(_index(indexer, connection.recv()))
+        try:
+            connection.send(Ready(getattr(indexer, "engine", engine)))
+            while True:
+                connection.send(_index(indexer, connection.recv()))
+        finally:
+            getattr(indexer, "close", lambda: None)()
 
 
 def _index(indexer: Indexer, task: Task) -> Indexed:
