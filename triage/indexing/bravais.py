@@ -113,17 +113,17 @@ def _groups(cell: gemmi.UnitCell, max_obliquity_deg: float) -> list[list[Integer
 
 
 def _closed(generators: tuple[Integers, ...]) -> list[Integers]:
-    """All products of rotations; stops where they are too many to be a lattice's."""
+    """All products of rotations; none where they are too many to be a lattice's."""
     found = {np.eye(3, dtype=np.int64).tobytes(): np.eye(3, dtype=np.int64)}
     fresh = list(found.values())
     while fresh and len(found) <= max(SYSTEMS):
         products = [generator @ w for w in fresh for generator in generators]
         fresh = []
         for product in products:
-            if product.tobytes() not in found and np.abs(product).max() <= 1:
+            if product.tobytes() not in found:
                 found[product.tobytes()] = product
                 fresh.append(product)
-    return list(found.values())
+    return [] if fresh else list(found.values())
 
 
 def _order(rotation: Integers) -> int:

@@ -57,7 +57,7 @@ def shifted(q, per_px, shift_px, result):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def fit(a, shift_px, spread, ways, spots, per_px_A, s, use, rounds):  # type: ignore[no-untyped-def]
+def fit(a, shift_px, spread, ways, spots, spin, per_px_A, s, use, rounds):  # type: ignore[no-untyped-def]
     """Fits a (3, 3), the beam's shift (2,) and the spread (px, rad), all in place, to the spots that are in `use` (n,).
 
     Returns (the spots inside (n,), hkl (n, 3), away (n, 2) in 1/A); nobody is inside where the fit fails.
@@ -71,12 +71,12 @@ def fit(a, shift_px, spread, ways, spots, per_px_A, s, use, rounds):  # type: ig
     sigmas(per_px_A, s, spread[0], spread[1], across, along)
     for k in range(rounds + 1):
         shifted(q, per_px, shift_px, moved)
-        assign(a, moved, ray, across, along, hkl, away)
+        assign(a, moved, ray, spin, across, along, hkl, away)
         belongs(hkl, away, across, along, inside)
         inside &= use
         if k == rounds:
             break
-        if not step(a, shift_px, ways, spots, hkl, inside, across, along):
+        if not step(a, shift_px, ways, spots, spin, hkl, inside, across, along):
             inside[:] = False
             break
         if k % 2 == 1:

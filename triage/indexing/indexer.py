@@ -11,9 +11,9 @@ import numpy as np
 from triage.core import Cell, Indexed, IndexingStatus, Run, Solution, Spots
 from triage.indexing.bravais import busing_levy, settings
 from triage.indexing.known_cell import anywhere, nearby
-from triage.indexing.model import TURNS, Lattice, multiplied, primitive, symmetrised, under
-from triage.indexing.observed import Bools, Observed, observe
-from triage.indexing.search import Trial, settle, unknown_cell
+from triage.indexing.model import TURNS, Lattice, claimed, harmonics, multiplied, primitive, sharpened, symmetrised, under, with_spin
+from triage.indexing.observed import Bools, Floats, Observed, observe
+from triage.indexing.search import SCOPES, START, Trial, settle, unknown_cell
 
 LEAST_SPOTS = 10
 """Off the ice rings, below which nothing is sought."""
@@ -44,13 +44,15 @@ class EmbeddedIndexer:
     def lattices(self, observed: Observed, cells: Sequence[Cell] = ()) -> list[Lattice]:
         """The lattices themselves, strongest first."""
         found: list[Lattice] = []
-        use = observed.off_ice.copy()
+        use = observed.off_ice & ~observed.on_line
         while len(found) < self.most_lattices and int(use.sum()) >= LEAST_INDEXED:
             lattice = self._first(observed, use, cells) if not found else self._next(observed, use, found)
             if lattice is None or not self._is_there(lattice.trial, lattice.log10_trials):
                 break
             found.append(lattice)
-            use = use & ~_claimed(observed, lattice)
+            use = use & ~claimed(observed, lattice.trial)
+            if len(found) == 1:
+                use = use & ~harmonics(observed, use | lattice.trial.inside, lattice.trial)
         return sorted(found, key=lambda lattice: -lattice.trial.n)
 
     def _is_there(self, trial: Trial, log10_trials: float) -> bool:
@@ -64,44 +66,59 @@ class EmbeddedIndexer:
         return self._unknown(observed, use)
 
     def _known(self, observed: Observed, use: Bools, cell: Cell) -> Lattice | None:
-        direct = np.linalg.inv(busing_levy(cell))
-        trials = [settle(observed, use, a, ways=TURNS, rounds=3) for a in anywhere(observed, use, direct)]
-        best = min(trials, key=lambda trial: trial.log10_chance)
-        if not self._is_there(best, _log10_orientations(observed, use, np.pi)):
+        options = anywhere(observed, use, np.linalg.inv(busing_levy(cell)))
+        best = _oriented(observed, use, options)
+        log10_trials = _log10_orientations(observed, use, np.pi)
+        if not self._is_there(best, log10_trials):
             return None
-        best = primitive(observed, use, best)
-        setting = next(iter(settings(np.linalg.inv(best.a), 0.05)))
-        return under(observed, use, best, setting, _log10_orientations(observed, use, np.pi))
+        best = with_spin(observed, use, primitive(observed, use, best))
+        setting = next(iter(settings(np.linalg.inv(best.a), _EXACT_DEG)))
+        return under(observed, use, best, setting, log10_trials)
 
     def _unknown(self, observed: Observed, use: Bools) -> Lattice | None:
         if int(use.sum()) < LEAST_SPOTS:
             return None
-        trials = unknown_cell(observed, use)[:3]
-        trials = [primitive(observed, use, trial) for trial in trials]
-        if not trials:
+        best: Trial | None = None
+        for scope in SCOPES:
+            trials = [primitive(observed, use, trial) for trial in unknown_cell(observed, use, scope)[:4]]
+            best = min([trial for trial in (best, *trials) if trial is not None], key=lambda trial: trial.log10_chance, default=None)
+            if best is not None and self._is_there(best, _LOG10_UNKNOWN) and best.n >= _ENOUGH * use.sum():
+                break
+        if best is None or not self._is_there(best, _LOG10_UNKNOWN):
             return None
-        best = min(trials, key=lambda trial: trial.log10_chance)
-        if not self._is_there(best, _LOG10_UNKNOWN):
-            return None
-        if best.n < 0.7 * use.sum():
-            best = primitive(observed, use, multiplied(observed, use, best))
+        best = sharpened(observed, use, with_spin(observed, use, best))
+        best = primitive(observed, use, multiplied(observed, use, best))
         return symmetrised(observed, use, best, _LOG10_UNKNOWN)
 
     def _next(self, observed: Observed, use: Bools, found: list[Lattice]) -> Lattice | None:
         first = found[0]
-        for within_deg in (8.0, None):
-            options = (
-                nearby(observed, use, first.trial.a, within_deg) if within_deg else anywhere(observed, use, np.linalg.inv(first.trial.a))
-            )
-            log10_trials = _log10_orientations(observed, use, np.deg2rad(within_deg or 180.0))
-            trials = [settle(observed, use, a, ways=TURNS, rounds=3, like=first.trial) for a in options]
-            best = min(trials, key=lambda trial: trial.log10_chance)
+        for within_deg in (_SPLIT_DEG, 180.0):
+            near = within_deg < 180.0
+            options = nearby(observed, use, first.trial.a, within_deg) if near else anywhere(observed, use, np.linalg.inv(first.trial.a))
+            log10_trials = _log10_orientations(observed, use, np.deg2rad(within_deg))
+            best = _oriented(observed, use, options, like=first.trial)
             if self._is_there(best, log10_trials):
                 return under(observed, use, best, first.setting, log10_trials)
         return self._unknown(observed, use)
 
 
+def _oriented(observed: Observed, use: Bools, options: list[Floats], like: Trial | None = None) -> Trial:
+    """The orientation that is least likely to be chance, brought onto the innermost spots first, and the best of them onto all."""
+    inner = use & (np.cumsum(use) <= _INNER)
+    trials = [settle(observed, inner, a, ways=TURNS, rounds=3, like=like, start=START) for a in options]
+    trials.sort(key=lambda trial: trial.log10_chance)
+    full = [settle(observed, use, trial.a, ways=TURNS, rounds=4, like=trial, start=START) for trial in trials[:_FOLLOWED]]
+    return min(full, key=lambda trial: trial.log10_chance)
+
+
+_INNER, _FOLLOWED = 80, 5
+_SPLIT_DEG = 8.0
+"""Small angles, among which another lattice of the same cell is sought first: cracked crystals and their mosaic blocks."""
+_EXACT_DEG = 0.05
+"""Obliquity within which a known cell has a symmetry: what its digits say."""
 _LOG10_UNKNOWN = 15.0
+_ENOUGH = 0.6
+"""Of the spots, that a lattice must explain for no other scope to be tried."""
 
 
 def _log10_orientations(observed: Observed, use: Bools, within_rad: float) -> float:
@@ -110,15 +127,6 @@ def _log10_orientations(observed: Observed, use: Bools, within_rad: float) -> fl
     apart = 3.0 * float(np.median(observed.per_px_A[use])) / reach
     volume = 4.0 * np.pi * (within_rad - math.sin(within_rad)) * 2.0  # of rotation vectors, with Haar's measure
     return max(math.log10(volume / apart**3), 0.0)
-
-
-def _claimed(observed: Observed, lattice: Lattice) -> Bools:
-    """Spots that are the lattice's or too near to be told from its."""
-    trial = lattice.trial
-    px = np.maximum(6.0 * trial.spread[0], 3.0)
-    across = trial.away[:, 0] < px * observed.per_px_A
-    along = np.abs(trial.away[:, 1]) < 5.0 * np.hypot(3e-4, trial.spread[1] * observed.s)
-    return np.asarray(across & along)
 
 
 def _not(reason: str) -> Indexed:
@@ -142,7 +150,7 @@ def _indexed(observed: Observed, lattices: list[Lattice]) -> Indexed:
             )
         )
     off_ice = observed.off_ice
-    unexplained = off_ice & ~_claimed(observed, lattices[0])
+    unexplained = off_ice & ~claimed(observed, lattices[0].trial)
     return Indexed(
         status=IndexingStatus.INDEXED,
         solutions=tuple(solutions),

@@ -65,32 +65,51 @@ def solve_in_place(a, b):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def assign(a, q, ray, sigma_across, sigma_along, hkl, away):  # type: ignore[no-untyped-def]
+def _part_of_turn(along, speed):  # type: ignore[no-untyped-def]
+    """Which part (-1 to 1) of half an exposure's turn brings a point that is `along` (1/A) off the sphere onto it, or nearest."""
+    if abs(along) >= abs(speed):
+        return 0.0 if speed == 0.0 else (1.0 if (along < 0.0) == (speed > 0.0) else -1.0)
+    return -along / speed
+
+
+@_jit
+def assign(a, q, ray, spin, sigma_across, sigma_along, hkl, away):  # type: ignore[no-untyped-def]
     """The lattice point that is nearest to each spot q (n, 3), in standard deviations: fills hkl (n, 3) and away (n, 2), 1/A.
 
     `away` is the distance across the ray and the signed one along it. Points around the nearest in indices are tried too: in a long
-    cell the nearest across the ray may be another.
+    cell the nearest across the ray may be another. `spin` (3,) in rad is half the rotation of the exposure, about its axis: a point off
+    the sphere is turned onto it, as far as the exposure turns, before it is held against the spot.
     """
     direct = np.empty((3, 3))
     if inverse3(a, direct) == 0.0:
         away[:] = np.inf
         return
-    offset, index = np.empty(3), np.empty(3)
+    index = np.empty(3)
+    spins = spin[0] != 0.0 or spin[1] != 0.0 or spin[2] != 0.0
     for i in range(len(q)):
         for k in range(3):
             x = direct[k, 0] * q[i, 0] + direct[k, 1] * q[i, 1] + direct[k, 2] * q[i, 2]
             index[k] = np.rint(x)
-        for j in range(3):
-            offset[j] = a[j, 0] * index[0] + a[j, 1] * index[1] + a[j, 2] * index[2] - q[i, j]
+        g0 = a[0, 0] * index[0] + a[0, 1] * index[1] + a[0, 2] * index[2]
+        g1 = a[1, 0] * index[0] + a[1, 1] * index[1] + a[1, 2] * index[2]
+        g2 = a[2, 0] * index[0] + a[2, 1] * index[1] + a[2, 2] * index[2]
         best = np.inf
         for u in range(-1, 2):
             for v in range(-1, 2):
                 for w in range(-1, 2):
-                    x = offset[0] + u * a[0, 0] + v * a[0, 1] + w * a[0, 2]
-                    y = offset[1] + u * a[1, 0] + v * a[1, 1] + w * a[1, 2]
-                    z = offset[2] + u * a[2, 0] + v * a[2, 1] + w * a[2, 2]
+                    x = g0 + u * a[0, 0] + v * a[0, 1] + w * a[0, 2]
+                    y = g1 + u * a[1, 0] + v * a[1, 1] + w * a[1, 2]
+                    z = g2 + u * a[2, 0] + v * a[2, 1] + w * a[2, 2]
+                    tx, ty, tz = spin[1] * z - spin[2] * y, spin[2] * x - spin[0] * z, spin[0] * y - spin[1] * x
+                    x, y, z = x - q[i, 0], y - q[i, 1], z - q[i, 2]
                     along = x * ray[i, 0] + y * ray[i, 1] + z * ray[i, 2]
-                    across2 = max(x * x + y * y + z * z - along * along, 0.0)
+                    turned = along
+                    if spins:
+                        speed = tx * ray[i, 0] + ty * ray[i, 1] + tz * ray[i, 2]
+                        part = _part_of_turn(along, speed)
+                        x, y, z = x + part * tx, y + part * ty, z + part * tz
+                        turned = along + part * speed
+                    across2 = max(x * x + y * y + z * z - turned * turned, 0.0)
                     worth = across2 / sigma_across[i] ** 2 + along * along / sigma_along[i] ** 2
                     if worth < best:
                         best = worth
@@ -121,7 +140,7 @@ def belongs(hkl, away, sigma_across, sigma_along, inside):  # type: ignore[no-un
 
 
 @_jit
-def step(a, shift_px, ways, spots, hkl, use, sigma_across, sigma_along):  # type: ignore[no-untyped-def]
+def step(a, shift_px, ways, spots, spin, hkl, use, sigma_across, sigma_along):  # type: ignore[no-untyped-def]
     """One round of least squares of a (3, 3) and of the beam's shift (2,), both in place; False if there is no answer.
 
     a changes by the sum of x_k ways_k a for `ways` (m, 3, 3): rotations, strains, or all nine elements. `spots` are q (n, 3), rays (n, 3)
@@ -131,7 +150,7 @@ def step(a, shift_px, ways, spots, hkl, use, sigma_across, sigma_along):  # type
     m = len(ways)
     normal, right = np.zeros((m + 2, m + 2)), np.zeros(m + 2)
     column, whitened = np.empty((m + 2, 3)), np.empty((m + 2, 3))
-    off, g = np.empty(3), np.empty(3)
+    off, g, turn = np.empty(3), np.empty(3), np.empty(3)
     for i in range(len(q)):
         if not use[i]:
             continue
@@ -144,6 +163,13 @@ def step(a, shift_px, ways, spots, hkl, use, sigma_across, sigma_along):  # type
                 column[k, j] = ways[k, j, 0] * g[0] + ways[k, j, 1] * g[1] + ways[k, j, 2] * g[2]
         across, along = 1.0 / sigma_across[i] ** 2, 1.0 / sigma_along[i] ** 2
         d = off[0] * ray[i, 0] + off[1] * ray[i, 1] + off[2] * ray[i, 2]
+        turn[0] = spin[1] * g[2] - spin[2] * g[1]
+        turn[1] = spin[2] * g[0] - spin[0] * g[2]
+        turn[2] = spin[0] * g[1] - spin[1] * g[0]
+        speed = turn[0] * ray[i, 0] + turn[1] * ray[i, 1] + turn[2] * ray[i, 2]
+        part = _part_of_turn(d, speed)
+        for j in range(3):  # what the turn moves across the ray; along it, the whole exposure is as likely
+            off[j] += part * (turn[j] - speed * ray[i, j])
         worth = (off[0] ** 2 + off[1] ** 2 + off[2] ** 2 - d * d) * across + d * d * along
         weight = 1.0 / (1.0 + worth / 6.0) ** 2
         for k in range(m + 2):

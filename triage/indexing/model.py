@@ -8,17 +8,38 @@ from dataclasses import dataclass
 import numpy as np
 
 from triage.indexing.bravais import Setting, cell_of, settings, tidy
+from triage.indexing.fit import DOMAIN_PER_A
 from triage.indexing.known_cell import rotations
 from triage.indexing.observed import Bools, Floats, Observed
-from triage.indexing.search import Trial, settle
+from triage.indexing.search import TIGHT, Trial, settle
+from triage.indexing.significance import chance_of_more
 
-_ON_SUBLATTICE = 0.85
+_ON_SUBLATTICE = 0.65
 """Share of the spots on every second or third plane, above which that lattice is tried: half of them are there by chance."""
+_ALL_EVEN = 0.5
+"""Share of the spots with all indices even (by chance 1/8), above which the odd ones are half the wavelength's."""
+_LOG10_NEEDED = -3.0
+"""Chance of the spots on points between a lattice's own, below which the larger cell is taken."""
+_FEW = 2
+_MOST_OF_LEFT = 0.5
+"""Share of the spots left over that a larger cell must explain: those of another lattice are no reason for one."""
+_NEAR, _NEAR_PX = (6.0, 5.0), 3.0
+"""Standard deviations (across, along) and least pixels, within which a spot is too near a lattice's points to be another's."""
+_LEAST_WEDGE_RAD = np.deg2rad(0.03)
+"""Half a rotation that moves a spot by a tenth of a pixel (3,000 px from the sample, at 1.5 A)."""
+_BLUNT = (0.6, 0.006)
+"""Spread (px, rad) that a single lattice seldom has."""
+_APART_DEG = 0.4
+_BALL = np.array([(x, y, z) for x in (-1.0, 0.0, 1.0) for y in (-1.0, 0.0, 1.0) for z in (-1.0, 0.0, 1.0)])
 _MAX_OBLIQUITY_DEG = 3.0
 """Between a direct and a reciprocal axis that may be a two-fold's, of a cell refined on one frame."""
 _MOST_F = 8.0
 """Variance ratio of what a symmetry costs in misfit to what is left, per parameter: errors between spots are alike in part, so that the
 textbook's 3.8 is too strict."""
+_HONEST = (0.3, 0.0015)
+"""Least errors (px, rad) that a comparison of misfits believes in: below, spots err together."""
+_LEAST_STRAIN = 0.003
+"""That a symmetry may cost whatever the misfit: what a still leaves uncertain of a cell in any case (White, Acta Cryst. D75 (2019) 26)."""
 _LEAST_KEPT = 0.94
 """Of the spots of the triclinic lattice, which a symmetry must keep."""
 _WORST = 9.0  # squared standard deviations at which one spot's misfit is cut
@@ -62,19 +83,43 @@ _CLASSES = [(prime, np.array(c)) for prime in (2, 3) for c in _classes(prime)]
 def primitive(observed: Observed, use: Bools, trial: Trial) -> Trial:
     """The lattice without points that no spot needs: a cell too large, or a centred one, becomes the smaller one."""
     for _ in range(4):
-        hkl = np.rint(trial.hkl[trial.inside]).astype(np.int64)
-        if len(hkl) == 0:
+        smaller = _smaller(observed, use, trial)
+        if smaller is None:
             return trial
-        for prime, c in _CLASSES:
-            if ((hkl @ c) % prime == 0).mean() < _ON_SUBLATTICE:
-                continue
-            smaller = settle(observed, use, np.linalg.inv(_divided(np.linalg.inv(trial.a), c, prime)), like=trial, rounds=4)
-            if smaller.log10_chance < trial.log10_chance:
-                trial = smaller
-                break
-        else:
-            return trial
+        trial = smaller
     return trial
+
+
+def _smaller(observed: Observed, use: Bools, trial: Trial) -> Trial | None:
+    hkl = np.rint(trial.hkl[trial.inside]).astype(np.int64)
+    if len(hkl) == 0:
+        return None
+    if (hkl % 2 == 0).all(axis=1).mean() >= _ALL_EVEN:
+        return settle(observed, use, 2.0 * trial.a, like=trial, rounds=4)
+    for prime, c in _CLASSES:
+        if ((hkl @ c) % prime == 0).mean() < _ON_SUBLATTICE:
+            continue
+        smaller = settle(observed, use, np.linalg.inv(_divided(np.linalg.inv(trial.a), c, prime)), like=trial, rounds=4)
+        few = trial.n - smaller.n <= _FEW
+        if smaller.n and (few or chance_of_more(observed, use & ~claimed(observed, smaller), trial, smaller) > _LOG10_NEEDED):
+            return smaller
+    return None
+
+
+def claimed(observed: Observed, trial: Trial) -> Bools:
+    """Spots that are the lattice's or too near its points to be told from its."""
+    px = max(_NEAR[0] * trial.spread[0], _NEAR_PX)
+    along = np.hypot(DOMAIN_PER_A, trial.spread[1] * observed.s)
+    return np.asarray((trial.away[:, 0] < px * observed.per_px_A) & (np.abs(trial.away[:, 1]) < _NEAR[1] * along))
+
+
+def harmonics(observed: Observed, use: Bools, trial: Trial) -> Bools:
+    """Spots in `use` half way between the lattice's points, where they are there by more than chance: those of half the wavelength."""
+    halved = settle(observed, use, 0.5 * trial.a, like=trial, rounds=0)
+    left = use & ~claimed(observed, trial)
+    if chance_of_more(observed, left, halved, trial) > _LOG10_NEEDED:
+        return np.zeros(len(use), dtype=bool)
+    return np.asarray(halved.inside & left)
 
 
 def _divided(direct: Floats, c: Floats, prime: int) -> Floats:
@@ -85,17 +130,44 @@ def _divided(direct: Floats, c: Floats, prime: int) -> Floats:
 
 
 def multiplied(observed: Observed, use: Bools, trial: Trial) -> Trial:
-    """The lattice with points half or a third between its own, where the spots left over lie there."""
-    best = trial
-    direct = np.linalg.inv(trial.a)
+    """The lattice with points half or a third between its own, where the spots left over lie there.
+
+    Where they lie half way in all directions alike, they are of half the wavelength, not of a larger cell.
+    """
+    left = use & ~claimed(observed, trial)
+    if int(left.sum()) <= _FEW:
+        return trial
+    best, least = trial, _LOG10_NEEDED - np.log10(len(_CLASSES))
+    alike = int((settle(observed, use, 0.5 * trial.a, like=trial, rounds=0).inside & left).sum())
     for prime, c in _CLASSES:
-        # reciprocal vectors h with h = c m / prime: the dual of dropping direct vectors
-        a = np.linalg.inv(direct)
-        a[:, int(np.flatnonzero(c)[0])] = a @ c / prime
-        larger = settle(observed, use, a, like=trial, rounds=2)
-        if larger.log10_chance < best.log10_chance - 2.0 and larger.n >= 1.2 * trial.n:
-            best = larger
+        a = np.array(trial.a)
+        a[:, int(np.flatnonzero(c)[0])] = trial.a @ c / prime
+        larger = settle(observed, use, a, like=trial, rounds=0)
+        more = int((larger.inside & left).sum())
+        if more < _MOST_OF_LEFT * left.sum() or (prime == 2 and more < 0.5 * alike):
+            continue
+        found = chance_of_more(observed, left, larger, trial)
+        if found < least:
+            best, least = settle(observed, use, a, like=trial, rounds=4), found
     return best
+
+
+def with_spin(observed: Observed, use: Bools, trial: Trial) -> Trial:
+    """The lattice with the rotation axis that fits best, of the two that beamlines have and none: headers seldom reach us with it."""
+    if observed.half_wedge_rad < _LEAST_WEDGE_RAD:
+        return trial
+    spins = [observed.half_wedge_rad * axis for axis in np.eye(3)[:2]]
+    turned = [settle(observed, use, trial.a, like=trial, spin=spin, rounds=4) for spin in spins]
+    return min([trial, *turned], key=lambda one: one.log10_chance)
+
+
+def sharpened(observed: Observed, use: Bools, trial: Trial) -> Trial:
+    """One of several lattices at a small angle, where `trial` has gone between them; else `trial`."""
+    if trial.spread[0] < _BLUNT[0] and trial.spread[1] < _BLUNT[1] + observed.half_wedge_rad:
+        return trial
+    turns = rotations(np.deg2rad(_APART_DEG) * _BALL)
+    trials = [settle(observed, use, turn @ trial.a, start=TIGHT, spin=trial.spin) for turn in turns]
+    return min([trial, *trials], key=lambda one: one.log10_chance)
 
 
 def symmetrised(observed: Observed, use: Bools, trial: Trial, log10_trials: float) -> Lattice:
@@ -140,6 +212,8 @@ def _is_allowed(observed: Observed, free: Trial, lattice: Lattice) -> bool:
     trial = lattice.trial
     if trial.n < _LEAST_KEPT * free.n - 1:
         return False
+    if _strain(free.a, trial.a) < _LEAST_STRAIN:
+        return True
     both = free.inside
     fewer = 6 - len(lattice.setting.strains())
     left, costs = _misfit(observed, free, free, both), _misfit(observed, trial, free, both)
@@ -147,10 +221,15 @@ def _is_allowed(observed: Observed, free: Trial, lattice: Lattice) -> bool:
     return (costs - left) / max(fewer, 1) < _MOST_F * left / freedom
 
 
+def _strain(a: Floats, b: Floats) -> float:
+    """Largest principal strain between two lattices with the same indices."""
+    return float(np.abs(np.linalg.svd(b @ np.linalg.inv(a), compute_uv=False) - 1.0).max())
+
+
 def _misfit(observed: Observed, trial: Trial, like: Trial, spots: Bools) -> float:
     """Summed squared standard deviations (those of `like`) of `spots`, each cut."""
-    across = trial.away[spots, 0] / (like.spread[0] * observed.per_px_A[spots])
-    along = trial.away[spots, 1] / np.hypot(3e-4, like.spread[1] * observed.s[spots])
+    across = trial.away[spots, 0] / (max(like.spread[0], _HONEST[0]) * observed.per_px_A[spots])
+    along = trial.away[spots, 1] / np.hypot(DOMAIN_PER_A, max(like.spread[1], _HONEST[1]) * observed.s[spots])
     return float(np.minimum(across**2 + along**2, _WORST).sum())
 
 

@@ -17,6 +17,9 @@ Bools = npt.NDArray[np.bool_]
 MOST_SPOTS = 500
 """Strongest spots that are indexed: more make it slower, not surer."""
 
+_LINE_HALF_PX = 0.75
+_LEAST_ON_LINE = 7
+
 
 class Measured(NamedTuple):
     """What least squares needs of n spots."""
@@ -42,6 +45,8 @@ class Observed:
     """(n,) 1/d in 1/A."""
     off_ice: Bools
     """(n,) what may be a lattice's: off the ice rings."""
+    on_line: Bools
+    """(n,) one of too many spots along one row or column of pixels: a hot line or a module's edge, not diffraction."""
     strength: Floats
     """(n,) I/sigma."""
     half_wedge_rad: float
@@ -75,6 +80,17 @@ def observe(spots: Spots, geometry: Geometry, rotation_deg: float) -> Observed:
         per_px_A=np.sqrt(area),
         s=np.linalg.norm(q, axis=1),
         off_ice=~spots.on_ice[kept],
+        on_line=_on_line(positions, geometry.shape_px),
         strength=strength[kept],
         half_wedge_rad=float(np.deg2rad(rotation_deg)) / 2.0,
     )
+
+
+def _on_line(positions_px: Floats, shape_px: tuple[int, int]) -> Bools:
+    """Which of the spots (n, 2) lie in a row or column of pixels that has far more of them (6 sigma and 4) than chance would."""
+    n, result = len(positions_px), np.zeros(len(positions_px), dtype=bool)
+    for k in range(2):
+        near = np.abs(positions_px[:, None, k] - positions_px[None, :, k]) < _LINE_HALF_PX
+        expected = n * 2.0 * _LINE_HALF_PX / shape_px[k]
+        result |= near.sum(axis=1) > max(_LEAST_ON_LINE, expected + 6.0 * np.sqrt(expected) + 4.0)
+    return result

@@ -20,13 +20,29 @@ if TYPE_CHECKING:
     from triage.indexing.search import Trial
 
 
-def chance(observed: Observed, use: Bools, trial: Trial) -> float:
-    """log10 of the probability that `trial` has so many of the spots in `use` by chance."""
-    n, k = int(use.sum()), trial.n
-    if k == 0:
-        return 0.0
+def probability(observed: Observed, use: Bools, trial: Trial) -> float:
+    """That a spot in `use` lies on a point of `trial` by chance: at most this, on average."""
     volume = 1.0 / abs(float(np.linalg.det(trial.a)))
     across = CUT * trial.spread[0] * observed.per_px_A[use]
     along = CUT * np.sqrt(DOMAIN_PER_A**2 + (trial.spread[1] * observed.s[use]) ** 2)
-    p = float(np.minimum(volume * np.pi * across**2 * 2.0 * along, 1.0).mean())
+    return float(np.minimum(volume * np.pi * across**2 * 2.0 * along, 1.0).mean())
+
+
+def chance(observed: Observed, use: Bools, trial: Trial) -> float:
+    """log10 of the probability that `trial` has so many of the spots in `use` by chance."""
+    n, k = int(use.sum()), trial.n
+    return tail(k, n, probability(observed, use, trial)) if k else 0.0
+
+
+def chance_of_more(observed: Observed, left: Bools, larger: Trial, smaller: Trial) -> float:
+    """log10 of the probability that the points which `larger` has and `smaller` lacks have so many of the spots `left` by chance."""
+    n = int(left.sum())
+    if n == 0:
+        return 0.0
+    p = max(probability(observed, left, larger) - probability(observed, left, smaller), 0.0)
+    return tail(int((larger.inside & left).sum()), n, p)
+
+
+def tail(k: int, n: int, p: float) -> float:
+    """log10 of the binomial tail, 0 where the bound does not hold."""
     return float(log10_tail(k, n, p)) if k > n * p + 1 else 0.0
