@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from triage.core import (
     Agreement,
     Cell,
-    CellCluster,
+    CellShare,
     Flag,
     Indexed,
     Indexing,
@@ -43,7 +43,7 @@ from triage.sinks.dials_selection import DialsSelection
 from triage.sinks.good_frames import GoodFramesSink
 from triage.sinks.hdf5 import Hdf5Sink
 from triage.slow_lane import Outcome
-from triage.witness import Witness, agreement
+from triage.witness import RunCells, Witness, agreement
 
 RUN = indexable_run()
 NOT = Indexed(status=IndexingStatus.NOT_INDEXED, reason="no lattice explains the spots better than chance")
@@ -176,8 +176,8 @@ class ByVolume:
         return found.cell[0] > 55 if self.small > 2 else None
 
     @property
-    def clusters(self) -> tuple[CellCluster, ...]:
-        return (CellCluster(cell=CELL, n=self.small, share=self.small / (self.small + self.large)),)
+    def shares(self) -> tuple[CellShare, ...]:
+        return (CellShare(cell=CELL, bravais="oP", n=self.small, share=self.small / (self.small + self.large)),)
 
     @property
     def consensus(self) -> Cell | None:
@@ -263,7 +263,7 @@ def test_a_frame_that_does_not_count_cannot_be_revised() -> None:
 
 
 def test_cells_unlike_the_runs_raise_and_like_ones_clear() -> None:
-    clusters = (CellCluster(cell=CELL, n=30, share=0.6), CellCluster(cell=(80.0, *CELL[1:]), n=20, share=0.4))
+    clusters = (CellShare(cell=CELL, bravais="oP", n=30, share=0.6), CellShare(cell=(80.0, *CELL[1:]), bravais="oP", n=20, share=0.4))
     policy = CellOutlierPolicy(RUN, FlagThreshold(raise_at=0.5, clear_at=0.5, k=3, n=6))
     odd = [a_record(frame, one(), is_outlier=frame % 2 == 1, cells=clusters) for frame in range(6)]
     unknown = [a_record(frame, NOT) for frame in range(6, 9)]
@@ -271,7 +271,7 @@ def test_cells_unlike_the_runs_raise_and_like_ones_clear() -> None:
     assert list(policy.update(judged(RUN, 0), Progress())) == []
     raised, cleared = all_flags(policy, [*odd, *unknown, *alike])
     assert (raised.flag, raised.state, raised.first_frame, raised.frame) == ("cell_outlier", "raised", 1, 5)
-    assert "50.0 60.0 70.0 A 90 90 90 deg in 60%" in raised.reason
+    assert "oP 50.0 60.0 70.0 A 90 90 90 deg in 60%" in raised.reason
     assert (cleared.state, cleared.frame) == ("cleared", 12)
 
 
@@ -364,3 +364,35 @@ def test_the_selection_lies_beside_the_list(tmp_path: Path) -> None:
     sink.accept(replace(judged(RUN, 1, p_multi=0.9), found=None, file="x_00002.cbf"))
     sink.accept(ended())
     assert (tmp_path / "run.dials").read_text().splitlines()[1:] == [(tmp_path / "run.lst").read_text().strip()]
+
+
+# cells
+
+
+def test_the_runs_cells_are_clustered_and_others_are_outliers() -> None:
+    cells = RunCells()
+    other: Cell = (50.0, 60.0, 80.0, 90.0, 90.0, 90.0)
+    said = [cells.add(frame, solution(cell=other if frame % 3 == 2 else CELL)) for frame in range(30)]
+    assert said[:9] == [None] * 9  # too few to tell
+    assert said[12:] == [frame % 3 == 2 for frame in range(12, 30)]
+    largest, second = cells.shares
+    assert (largest.cell, largest.bravais, largest.n, largest.share) == (CELL, "oP", 20, pytest.approx(2 / 3))
+    assert (second.cell, second.n) == (other, 10)
+    assert cells.consensus == CELL
+
+
+def test_a_cell_that_no_other_frame_shares_says_nothing() -> None:
+    cells = RunCells()
+    for frame in range(20):
+        cells.add(frame, solution())
+    assert cells.add(20, solution(cell=(31.0, 44.0, 97.0, 90.0, 90.0, 90.0))) is None
+    assert cells.add(21, solution()) is False
+
+
+def test_a_cell_that_grows_is_told() -> None:
+    cells = RunCells()
+    for frame in range(100):
+        a, b, c, *angles = CELL
+        grown = 1.0 + 1e-4 * frame
+        cells.add(frame, solution(cell=(a * grown, b * grown, c * grown, *angles)))  # type: ignore[arg-type]
+    assert cells.shares[0].drift_percent_per_1000_frames == pytest.approx(10.0, rel=0.05)

@@ -314,15 +314,19 @@ class Agreement(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellCluster:
+class CellShare:
     """Frames of a run whose lattices are alike."""
 
     cell: Cell
-    """The middle of them: reduced and primitive."""
+    """The middle of them, conventional."""
+    bravais: str
+    """Bravais type of most of them, by its Pearson letters."""
     n: int
     """Frames."""
     share: float
     """Of the run's indexed frames."""
+    drift_percent_per_1000_frames: float | None = None
+    """By how much the cell's edges grow with the frame number; None where that is not significant (3 sigma) or not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,10 +342,10 @@ class Indexing:
     """The network's probability fused with this evidence; None where there is neither."""
     agreement: Agreement | None = None
     """None where one of the two witnesses says nothing."""
-    cells: tuple[CellCluster, ...] = ()
+    cells: tuple[CellShare, ...] = ()
     """The run's cells so far, largest cluster first; only with a frame that was indexed."""
     is_outlier: bool | None = None
-    """Whether this frame's cell lies outside the largest of several clusters; None where it was not indexed, or the run has too few."""
+    """Whether this frame's cell is that of another cluster than the run's largest; None where that cannot be told."""
     latency_ms: float
     """From the frame's arrival to this record."""
 

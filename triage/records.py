@@ -16,6 +16,7 @@ import numpy as np
 
 from triage.core import (
     NON_DIFFRACTION_KINDS,
+    CellShare,
     Decay,
     Flag,
     Indexing,
@@ -177,9 +178,19 @@ def _indexing(indexing: Indexing) -> dict[str, Any]:
         "fraction_unexplained": indexed.fraction_unexplained,
         "multi_lattice": indexing.multi_lattice,
         "agreement": indexing.agreement,
-        "run_cells": [{"cell": cluster.cell, "n": cluster.n, "share": cluster.share} for cluster in indexing.cells],
+        "run_cells": [_cells(share) for share in indexing.cells],
         "cell_outlier": indexing.is_outlier,
         "latency_ms": indexing.latency_ms,
+    }
+
+
+def _cells(share: CellShare) -> dict[str, Any]:
+    return {
+        "cell": share.cell,
+        "bravais": share.bravais,
+        "n": share.n,
+        "share": share.share,
+        "drift_percent_per_1000_frames": share.drift_percent_per_1000_frames,
     }
 
 

@@ -6,11 +6,18 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from triage.core import Agreement, Cell, CellCluster, Indexed, Indexing, IndexingStatus, Judgement, Solution
+import numpy as np
+
+from triage.cells import SAME_WITHIN, CellCluster, UnitCells, voronoi_lengths
+from triage.core import Agreement, Cell, CellShare, Indexed, Indexing, IndexingStatus, Judgement, Solution
 from triage.slow_lane import Outcome
 
 SEVERAL_AT = 0.5
 """The network says several lattices from this probability on."""
+
+_LEAST_TO_TELL = 10  # indexed frames, before one can be called unlike the others
+_LEAST_OF_A_CLUSTER = 3
+_MOST_SHARES = 4
 
 Fuse = Callable[[float, Indexed, int], float]
 """The network's probability, what indexing said, and the number of spots off the ice rings, to the fused probability."""
@@ -20,11 +27,11 @@ class CellTracker(Protocol):
     """The unit cells of a run, clustered as they come."""
 
     def add(self, frame: int, solution: Solution) -> bool | None:
-        """Takes a frame's first lattice; tells whether it lies outside the run's largest cluster, None while that cannot be told."""
+        """Takes a frame's first lattice; tells whether it is of another cluster than the largest, None where that cannot be told."""
         ...
 
     @property
-    def clusters(self) -> tuple[CellCluster, ...]:
+    def shares(self) -> tuple[CellShare, ...]:
         """The clusters so far, largest first."""
         ...
 
@@ -32,6 +39,52 @@ class CellTracker(Protocol):
     def consensus(self) -> Cell | None:
         """The cell worth trying first on later frames; None while there is none."""
         ...
+
+
+class RunCells:
+    """The unit cells of a run by `triage.cells`: how many frames have which, and whether a frame's is another than most frames have."""
+
+    def __init__(self) -> None:
+        self._cells = UnitCells()
+        self._n = 0
+        self._shares: tuple[CellShare, ...] | None = ()
+
+    def add(self, frame: int, solution: Solution) -> bool | None:
+        """Takes a frame's first lattice. A cell that fewer than three frames share may be a wrong lattice, so it says nothing."""
+        self._n += 1
+        self._shares = None
+        self._cells.add(frame, solution.cell, solution.bravais)
+        shared = [share for share in self.shares if share.n >= _LEAST_OF_A_CLUSTER]
+        if self._n < _LEAST_TO_TELL or not shared:
+            return None
+        lengths = voronoi_lengths(solution.cell, solution.bravais)
+        apart = [float(np.abs(voronoi_lengths(share.cell, share.bravais) / lengths - 1.0).max()) for share in shared]
+        nearest = min(range(len(apart)), key=lambda k: apart[k])
+        return nearest > 0 if apart[nearest] <= SAME_WITHIN else None
+
+    @property
+    def shares(self) -> tuple[CellShare, ...]:
+        """The largest clusters, largest first."""
+        if self._shares is None:
+            self._shares = tuple(_share(cluster) for cluster in self._cells.clusters()[:_MOST_SHARES])
+        return self._shares
+
+    @property
+    def consensus(self) -> Cell | None:
+        """The reduced cell of the largest cluster; None before three frames agree."""
+        return self._cells.consensus()
+
+
+def _share(cluster: CellCluster) -> CellShare:
+    drift = cluster.drift
+    significant = drift is not None and abs(drift.percent_per_1000_frames) > 3.0 * drift.sigma
+    return CellShare(
+        cell=cluster.cell,
+        bravais=cluster.bravais,
+        n=cluster.n,
+        share=cluster.share,
+        drift_percent_per_1000_frames=drift.percent_per_1000_frames if drift is not None and significant else None,
+    )
 
 
 class Witness:
@@ -50,12 +103,12 @@ class Witness:
     def record(self, outcome: Outcome) -> Indexing:
         """The record of a frame's outcome; called once a frame."""
         indexed, is_outlier = outcome.indexed, None
-        clusters: tuple[CellCluster, ...] = ()
+        shares: tuple[CellShare, ...] = ()
         if indexed.status is IndexingStatus.INDEXED:
             self.n_indexed += 1
             if self._cells is not None and indexed.solutions:
                 is_outlier = self._cells.add(outcome.frame, indexed.solutions[0])
-                clusters = self._cells.clusters
+                shares = self._cells.shares
         return Indexing(
             run_id=outcome.run_id,
             frame=outcome.frame,
@@ -63,7 +116,7 @@ class Witness:
             indexed=indexed,
             multi_lattice=self._fused(outcome),
             agreement=agreement(outcome.judgement, indexed),
-            cells=clusters,
+            cells=shares,
             is_outlier=is_outlier,
             latency_ms=max(0.0, 1000.0 * (self._clock() - outcome.arrived_s)),
         )

@@ -15,7 +15,7 @@ from triage.refusal import ConfigError
 from triage.rehearsal import rehearse
 from triage.settings import IndexingSettings
 from triage.slow_lane import Plan, SlowLane
-from triage.witness import Witness
+from triage.witness import RunCells, Witness
 
 _CORES_A_PROCESS = 4
 """Indexing takes what the early lane leaves; on few cores one process is all there is room for."""
@@ -58,4 +58,4 @@ def embedded() -> EmbeddedIndexer:
 
 def witness() -> Witness:
     """A fresh memory for a run's indexing."""
-    return Witness(fuse=released().fused)
+    return Witness(RunCells(), released().fused)

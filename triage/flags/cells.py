@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from triage.core import CellCluster, Flag, Indexing, Progress, Run, Severity, Verdict
+from triage.core import CellShare, Flag, Indexing, Progress, Run, Severity, Verdict
 from triage.flags.persistence import Clear, FlagThreshold, Raise
 from triage.flags.watch import Watch
 
@@ -26,7 +26,7 @@ class CellOutlierPolicy:
         return self._watch.update(indexing.frame, float(indexing.is_outlier), lambda found: _why(found, indexing.cells), _why_not)
 
 
-def _why(found: Raise, cells: tuple[CellCluster, ...]) -> str:
+def _why(found: Raise, cells: tuple[CellShare, ...]) -> str:
     kinds = "; ".join(f"{cell_words(cluster)} in {cluster.share:.0%}" for cluster in cells[:3])
     return (
         f"The unit cells are not isomorphous: {found.above} of the last {found.of} indexed frames differ from most of the run "
@@ -38,7 +38,7 @@ def _why_not(found: Clear) -> str:
     return f"{found.below} of the last {found.of} indexed frames have the cell of most of the run again."
 
 
-def cell_words(cluster: CellCluster) -> str:
+def cell_words(cluster: CellShare) -> str:
     """A cell as people write it: lengths in A, angles in deg."""
     a, b, c, alpha, beta, gamma = cluster.cell
-    return f"{a:.1f} {b:.1f} {c:.1f} A {alpha:.0f} {beta:.0f} {gamma:.0f} deg"
+    return f"{cluster.bravais} {a:.1f} {b:.1f} {c:.1f} A {alpha:.0f} {beta:.0f} {gamma:.0f} deg"
