@@ -11,14 +11,43 @@ import numpy as np
 from triage.core import Cell, Indexed, IndexingStatus, Run, Solution, Spots
 from triage.indexing.bravais import busing_levy, settings
 from triage.indexing.known_cell import anywhere, nearby
-from triage.indexing.model import TURNS, Lattice, claimed, harmonics, multiplied, primitive, sharpened, symmetrised, under, with_spin
-from triage.indexing.observed import Bools, Floats, Observed, observe
+from triage.indexing.model import (
+    TURNS,
+    Lattice,
+    claimed,
+    harmonics,
+    multiplied,
+    nearest_rotation,
+    primitive,
+    sharpened,
+    symmetrised,
+    under,
+    with_spin,
+)
+from triage.indexing.observed import MOST_SPOTS, Bools, Floats, Observed, observe
 from triage.indexing.search import SCOPES, START, Trial, settle, unknown_cell
 
 LEAST_SPOTS = 10
 """Off the ice rings, below which nothing is sought."""
 LEAST_INDEXED = 8
 """Spots of a lattice: what counts as visible (contract, section 7)."""
+_FURTHER = -2.0
+"""Added to the significance of a further lattice: spots that another one leaves over are not scattered as evenly as chance would."""
+_MOST_BLUNT_PX = 1.2
+"""Spread across the ray above which a further lattice is taken for several, or for none."""
+_LEAST_ANGLE_RAD, _MOSAIC = math.radians(0.3), 1.0
+_INNER, _FOLLOWED = 80, 5
+"""Innermost spots that orientations are brought onto first, and how many of those then onto all."""
+_SPLIT_DEG = 8.0
+"""Small angles, among which another lattice of the same cell is sought first: cracked crystals and their mosaic blocks."""
+_EXACT_DEG = 0.05
+"""Obliquity within which a known cell has a symmetry: what its digits say."""
+_LOG10_UNKNOWN = 15.0
+"""Lattices of an unknown cell that a search tells apart: three vectors, each of the 10^5 or so that the grid holds."""
+_ENOUGH = 0.6
+"""Of the spots, that a lattice must explain for no other scope to be tried."""
+_ENOUGH_KNOWN = 0.3
+"""Of the spots, that a lattice of a known cell must explain for an unknown one not to be sought as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,35 +64,44 @@ class EmbeddedIndexer:
             return _not(f"the run's geometry is not known ({run.geometry_problem or 'the header states none'})")
         if len(spots) - int(spots.on_ice.sum()) < LEAST_SPOTS:
             return _not(f"{len(spots) - int(spots.on_ice.sum())} spots off the ice rings; at least {LEAST_SPOTS} are needed")
-        observed = observe(spots, run.geometry, abs(run.header.omega_step_deg or 0.0))
+        rotation_deg = abs(run.header.omega_step_deg or 0.0)
+        observed = observe(spots, run.geometry, rotation_deg, MOST_SPOTS)
         lattices = self.lattices(observed, cells)
         if not lattices:
             return _not("no lattice explains the spots better than chance")
-        return _indexed(observed, lattices)
+        return _indexed(observed if len(spots) <= MOST_SPOTS else observe(spots, run.geometry, rotation_deg, len(spots)), lattices)
 
     def lattices(self, observed: Observed, cells: Sequence[Cell] = ()) -> list[Lattice]:
         """The lattices themselves, strongest first."""
         found: list[Lattice] = []
         use = observed.off_ice & ~observed.on_line
-        while len(found) < self.most_lattices and int(use.sum()) >= LEAST_INDEXED:
-            lattice = self._first(observed, use, cells) if not found else self._next(observed, use, found)
-            if lattice is None or not self._is_there(lattice.trial, lattice.log10_trials):
+        for _ in range(2 * self.most_lattices):
+            if len(found) == self.most_lattices or int(use.sum()) < LEAST_INDEXED:
                 break
-            found.append(lattice)
+            lattice = self._first(observed, use, cells) if not found else self._next(observed, use, found)
+            if lattice is None or not self._is_there(lattice.trial, lattice.log10_trials, further=bool(found)):
+                break
             use = use & ~claimed(observed, lattice.trial)
+            if any(_is_same(lattice.trial, other.trial) for other in found):
+                continue
+            found.append(lattice)
             if len(found) == 1:
                 use = use & ~harmonics(observed, use | lattice.trial.inside, lattice.trial)
         return sorted(found, key=lambda lattice: -lattice.trial.n)
 
-    def _is_there(self, trial: Trial, log10_trials: float) -> bool:
-        return trial.n >= LEAST_INDEXED and trial.log10_chance + log10_trials < self.log10_significance
+    def _is_there(self, trial: Trial, log10_trials: float, *, further: bool = False) -> bool:
+        if further and trial.spread[0] > _MOST_BLUNT_PX:
+            return False
+        needed = self.log10_significance + (_FURTHER if further else 0.0)
+        return trial.n >= LEAST_INDEXED and trial.log10_chance + log10_trials < needed
 
     def _first(self, observed: Observed, use: Bools, cells: Sequence[Cell]) -> Lattice | None:
-        for cell in cells:
-            lattice = self._known(observed, use, cell)
-            if lattice is not None:
-                return lattice
-        return self._unknown(observed, use)
+        found = [lattice for cell in cells if (lattice := self._known(observed, use, cell)) is not None]
+        best = min(found, key=_worth, default=None)
+        if best is not None and best.trial.n >= _ENOUGH_KNOWN * use.sum():
+            return best
+        unknown = self._unknown(observed, use)
+        return min((one for one in (best, unknown) if one is not None), key=_worth, default=None)
 
     def _known(self, observed: Observed, use: Bools, cell: Cell) -> Lattice | None:
         options = anywhere(observed, use, np.linalg.inv(busing_levy(cell)))
@@ -97,9 +135,14 @@ class EmbeddedIndexer:
             options = nearby(observed, use, first.trial.a, within_deg) if near else anywhere(observed, use, np.linalg.inv(first.trial.a))
             log10_trials = _log10_orientations(observed, use, np.deg2rad(within_deg))
             best = _oriented(observed, use, options, like=first.trial)
-            if self._is_there(best, log10_trials):
+            if self._is_there(best, log10_trials, further=True):
                 return under(observed, use, best, first.setting, log10_trials)
         return self._unknown(observed, use)
+
+
+def _worth(lattice: Lattice) -> float:
+    """log10 of its chance, all trials counted."""
+    return lattice.trial.log10_chance + lattice.log10_trials
 
 
 def _oriented(observed: Observed, use: Bools, options: list[Floats], like: Trial | None = None) -> Trial:
@@ -111,14 +154,14 @@ def _oriented(observed: Observed, use: Bools, options: list[Floats], like: Trial
     return min(full, key=lambda trial: trial.log10_chance)
 
 
-_INNER, _FOLLOWED = 80, 5
-_SPLIT_DEG = 8.0
-"""Small angles, among which another lattice of the same cell is sought first: cracked crystals and their mosaic blocks."""
-_EXACT_DEG = 0.05
-"""Obliquity within which a known cell has a symmetry: what its digits say."""
-_LOG10_UNKNOWN = 15.0
-_ENOUGH = 0.6
-"""Of the spots, that a lattice must explain for no other scope to be tried."""
+def _is_same(one: Trial, other: Trial) -> bool:
+    """Whether two lattices are so nearly parallel that they are one crystal's mosaic blocks."""
+    change = np.rint(np.linalg.inv(other.a) @ one.a)
+    if round(abs(float(np.linalg.det(change)))) != 1:
+        return False
+    turn = nearest_rotation(one.a @ np.linalg.inv(other.a @ change))
+    angle = math.acos(min(max((float(np.trace(turn)) - 1.0) / 2.0, -1.0), 1.0))
+    return angle < max(_LEAST_ANGLE_RAD, _MOSAIC * float(other.spread[1]))
 
 
 def _log10_orientations(observed: Observed, use: Bools, within_rad: float) -> float:
@@ -134,26 +177,29 @@ def _not(reason: str) -> Indexed:
 
 
 def _indexed(observed: Observed, lattices: list[Lattice]) -> Indexed:
+    """The answer for all the spots `observed`, of which `lattices` may have been found on the strongest."""
     n = len(observed)
-    solutions = []
+    everywhere = np.ones(n, dtype=bool)
     explained = np.zeros(n, dtype=bool)
+    solutions = []
     for lattice in lattices:
-        explained |= lattice.trial.inside
+        trial = settle(observed, everywhere, lattice.trial.a, like=lattice.trial, rounds=0)
+        explained |= trial.inside
         solutions.append(
             Solution(
                 cell=lattice.setting.cell,
                 bravais=lattice.setting.bravais,
                 space_group=None,
-                n_indexed=lattice.trial.n,
-                fraction_indexed=lattice.trial.n / n,
+                n_indexed=trial.n,
+                fraction_indexed=trial.n / n,
                 orientation=tuple(float(x) for x in lattice.orientation.ravel()),
             )
         )
-    off_ice = observed.off_ice
-    unexplained = off_ice & ~claimed(observed, lattices[0].trial)
+    first = settle(observed, everywhere, lattices[0].trial.a, like=lattices[0].trial, rounds=0)
+    unexplained = observed.off_ice & ~claimed(observed, first)
     return Indexed(
         status=IndexingStatus.INDEXED,
         solutions=tuple(solutions),
         n_unindexed=int((~explained).sum()),
-        fraction_unexplained=float(unexplained.sum() / max(int(off_ice.sum()), 1)),
+        fraction_unexplained=float(unexplained.sum() / max(int(observed.off_ice.sum()), 1)),
     )

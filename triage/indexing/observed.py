@@ -56,10 +56,10 @@ class Observed:
         return len(self.s)
 
 
-def observe(spots: Spots, geometry: Geometry, rotation_deg: float) -> Observed:
-    """The strongest MOST_SPOTS of `spots`."""
+def observe(spots: Spots, geometry: Geometry, rotation_deg: float, most: int = MOST_SPOTS) -> Observed:
+    """The strongest `most` of `spots`."""
     strength = np.asarray(spots.intensity / np.maximum(spots.sigma, 1e-6), dtype=np.float64)
-    kept = np.argsort(-strength, kind="stable")[:MOST_SPOTS]
+    kept = np.argsort(-strength, kind="stable")[:most]
     s = geometry.inverse_d_per_A(spots.positions_px[kept])
     kept = kept[np.argsort(s, kind="stable")]
     positions = spots.positions_px[kept].astype(np.float64)
