@@ -13,7 +13,7 @@ from triage.indexing import EmbeddedIndexer
 from triage.spots import ICE_RINGS_A
 
 CELLS: dict[str, Cell] = {
-    "aP": (48.0, 61.0, 74.0, 81.0, 97.0, 105.0),
+    "aP": (48.0, 61.0, 74.0, 81.0, 83.0, 75.0),
     "mP": (52.0, 67.0, 81.0, 90.0, 104.0, 90.0),
     "mC": (96.0, 58.0, 71.0, 90.0, 110.0, 90.0),
     "oP": (46.0, 63.0, 88.0, 90.0, 90.0, 90.0),
