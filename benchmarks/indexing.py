@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -219,6 +220,23 @@ def _auroc(outcomes: list[Outcome]) -> float:
     return float(higher.mean())
 
 
+def _both(n: int, seed: int) -> tuple[list[Outcome], list[Outcome]]:
+    """Every frame indexed without a cell and with its own; Ctrl-C ends it early, with what there is."""
+    unknown, known = list[Outcome](), list[Outcome]()
+    try:
+        for frame in frames(n, seed):
+            cells = (frame.counted[0][0].crystal.cell,)
+            if not unknown:
+                index(frame), index(frame, cells)  # compiled, before anything is timed
+            unknown.append(index(frame))
+            known.append(index(frame, cells))
+            if len(unknown) % 20 == 0:
+                print(f"{len(unknown)} frames", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        unknown = unknown[: len(known)]
+    return unknown, known
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=300)
@@ -227,10 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--draw", type=Path, help="folder for pictures of frames whose first lattice is wrong")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    made = list(frames(given.frames, given.seed))
-    index(made[0]), index(made[0], (made[0].scene.lattices[0].crystal.cell,))  # compiled, before anything is timed
-    unknown = [index(frame) for frame in made]
-    known = [index(frame, (frame.counted[0][0].crystal.cell,)) for frame in made]
+    unknown, known = _both(given.frames, given.seed)
     rng = np.random.default_rng([given.seed, 7])
     scenes = [one.frame.scene for one in within(single(unknown), 40, 10_000)][: given.crystals]
     tables(unknown, known, by_consensus(run_of_one_crystal(scene, 10, rng) for scene in scenes))

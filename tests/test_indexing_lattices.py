@@ -13,7 +13,7 @@ from triage.indexing import EmbeddedIndexer
 from triage.spots import ICE_RINGS_A
 
 CELLS: dict[str, Cell] = {
-    "aP": (48.0, 61.0, 74.0, 81.0, 97.0, 105.0),
+    "aP": (48.0, 61.0, 74.0, 81.0, 83.0, 75.0),
     "mP": (52.0, 67.0, 81.0, 90.0, 104.0, 90.0),
     "mC": (96.0, 58.0, 71.0, 90.0, 110.0, 90.0),
     "oP": (46.0, 63.0, 88.0, 90.0, 90.0, 90.0),
@@ -130,9 +130,9 @@ def test_three_lattices_one_of_another_cell() -> None:
 
 
 def test_no_second_lattice_among_outliers() -> None:
-    """One lattice and 30 % other spots, 24 times: at a significance of 1e-5 for a second one, none is expected."""
+    """One lattice and 30 % other spots, 16 times: at a significance of 1e-5 for a second one, none is expected."""
     run, second = run_of(), 0
-    for seed in range(24):
+    for seed in range(16):
         rng = np.random.default_rng([13, seed])
         cell = list(CELLS.values())[seed % len(CELLS)]
         centring = list(CELLS)[seed % len(CELLS)][1]
@@ -144,7 +144,7 @@ def test_no_second_lattice_among_outliers() -> None:
 @pytest.mark.parametrize("n", [15, 60, 250])
 def test_random_spots_are_not_indexed(n: int) -> None:
     run = run_of()
-    for seed in range(4):
+    for seed in range(2):
         rng = np.random.default_rng([14, seed])
         indexed = EmbeddedIndexer().index(spots_at(outliers(run, rng, n), run, rng), run, cells=(CELLS["oP"],))
         assert indexed.status is IndexingStatus.NOT_INDEXED

@@ -88,7 +88,12 @@ def collect(specs: Sequence[ShardSpec], network: Path, most: int) -> Sample:
             continue
         sample.tried += 1
         p = float(lattices[2:].sum() / lattices.sum())
-        found = evidence(p, indexer.index(frame.spots, frame.run), off_ice)
+        try:
+            indexed = indexer.index(frame.spots, frame.run)
+        except RuntimeError as error:  # a fault of the indexer, which in the slow lane costs the frame; it must be seen, and mended
+            LOG.warning("a frame of %d spots: %s", len(frame.spots), error)
+            continue
+        found = evidence(p, indexed, off_ice)
         if found is not None:
             sample.features.append(found)
             sample.p_network.append(p)

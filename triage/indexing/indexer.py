@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from triage.core import Cell, Indexed, IndexingStatus, Run, Solution, Spots
-from triage.indexing.bravais import busing_levy, settings
+from triage.indexing.bravais import Setting, busing_levy, settings
 from triage.indexing.known_cell import anywhere, nearby
 from triage.indexing.model import (
     TURNS,
@@ -44,6 +44,8 @@ _EXACT_DEG = 0.05
 """Obliquity within which a known cell has a symmetry: what its digits say."""
 _LOG10_UNKNOWN = 15.0
 """Lattices of an unknown cell that a search tells apart: three vectors, each of the 10^5 or so that the grid holds."""
+_LOG10_STRAINS = 2.0
+"""Cells a little larger or smaller than a known one that can be told apart, roughly."""
 _ENOUGH = 0.6
 """Of the spots, that a lattice must explain for no other scope to be tried."""
 _ENOUGH_KNOWN = 0.3
@@ -104,14 +106,14 @@ class EmbeddedIndexer:
         return min((one for one in (best, unknown) if one is not None), key=_worth, default=None)
 
     def _known(self, observed: Observed, use: Bools, cell: Cell) -> Lattice | None:
-        options = anywhere(observed, use, np.linalg.inv(busing_levy(cell)))
-        best = _oriented(observed, use, options)
-        log10_trials = _log10_orientations(observed, use, np.pi)
-        if not self._is_there(best, log10_trials):
+        direct = np.linalg.inv(busing_levy(cell))
+        log10_trials = _log10_orientations(observed, use, np.pi) + _LOG10_STRAINS
+        stated = next(iter(settings(direct, _EXACT_DEG)))
+        lattice = _oriented(observed, use, anywhere(observed, use, direct), stated, log10_trials)
+        if not self._is_there(lattice.trial, log10_trials):
             return None
-        best = with_spin(observed, use, primitive(observed, use, best))
-        setting = next(iter(settings(np.linalg.inv(best.a), _EXACT_DEG)))
-        return under(observed, use, best, setting, log10_trials)
+        best = with_spin(observed, use, primitive(observed, use, lattice.trial, ways=TURNS), ways=TURNS)
+        return under(observed, use, best, next(iter(settings(np.linalg.inv(best.a), _EXACT_DEG))), log10_trials)
 
     def _unknown(self, observed: Observed, use: Bools) -> Lattice | None:
         if int(use.sum()) < LEAST_SPOTS:
@@ -134,9 +136,9 @@ class EmbeddedIndexer:
             near = within_deg < 180.0
             options = nearby(observed, use, first.trial.a, within_deg) if near else anywhere(observed, use, np.linalg.inv(first.trial.a))
             log10_trials = _log10_orientations(observed, use, np.deg2rad(within_deg))
-            best = _oriented(observed, use, options, like=first.trial)
-            if self._is_there(best, log10_trials, further=True):
-                return under(observed, use, best, first.setting, log10_trials)
+            lattice = _oriented(observed, use, options, first.setting, log10_trials, like=first.trial)
+            if self._is_there(lattice.trial, log10_trials, further=True):
+                return lattice
         return self._unknown(observed, use)
 
 
@@ -145,13 +147,18 @@ def _worth(lattice: Lattice) -> float:
     return lattice.trial.log10_chance + lattice.log10_trials
 
 
-def _oriented(observed: Observed, use: Bools, options: list[Floats], like: Trial | None = None) -> Trial:
+def _oriented(
+    observed: Observed, use: Bools, options: list[Floats], setting: Setting, log10_trials: float, like: Trial | None = None
+) -> Lattice:
     """The orientation that is least likely to be chance, brought onto the innermost spots first, and the best of them onto all."""
     inner = use & (np.cumsum(use) <= _INNER)
     trials = [settle(observed, inner, a, ways=TURNS, rounds=3, like=like, start=START) for a in options]
     trials.sort(key=lambda trial: trial.log10_chance)
-    full = [settle(observed, use, trial.a, ways=TURNS, rounds=4, like=trial, start=START) for trial in trials[:_FOLLOWED]]
-    return min(full, key=lambda trial: trial.log10_chance)
+    followed = []
+    for trial in trials[:_FOLLOWED]:
+        lattice = under(observed, inner, trial, setting, log10_trials, start=START)
+        followed.append(under(observed, use, lattice.trial, lattice.setting, log10_trials, start=START))
+    return min(followed, key=_worth)
 
 
 def _is_same(one: Trial, other: Trial) -> bool:

@@ -11,7 +11,7 @@ from triage.indexing.bravais import Setting, cell_of, settings, tidy
 from triage.indexing.fit import DOMAIN_PER_A
 from triage.indexing.known_cell import rotations
 from triage.indexing.observed import Bools, Floats, Observed
-from triage.indexing.search import TIGHT, Trial, settle
+from triage.indexing.search import ALL_NINE, TIGHT, Trial, settle
 from triage.indexing.significance import chance_of_more
 
 _ON_SUBLATTICE = 0.65
@@ -80,26 +80,26 @@ def _classes(prime: int) -> list[tuple[int, ...]]:
 _CLASSES = [(prime, np.array(c)) for prime in (2, 3) for c in _classes(prime)]
 
 
-def primitive(observed: Observed, use: Bools, trial: Trial) -> Trial:
+def primitive(observed: Observed, use: Bools, trial: Trial, *, ways: Floats = ALL_NINE) -> Trial:
     """The lattice without points that no spot needs: a cell too large, or a centred one, becomes the smaller one."""
     for _ in range(4):
-        smaller = _smaller(observed, use, trial)
+        smaller = _smaller(observed, use, trial, ways)
         if smaller is None:
             return trial
         trial = smaller
     return trial
 
 
-def _smaller(observed: Observed, use: Bools, trial: Trial) -> Trial | None:
+def _smaller(observed: Observed, use: Bools, trial: Trial, ways: Floats) -> Trial | None:
     hkl = np.rint(trial.hkl[trial.inside]).astype(np.int64)
     if len(hkl) == 0:
         return None
     if (hkl % 2 == 0).all(axis=1).mean() >= _ALL_EVEN:
-        return settle(observed, use, 2.0 * trial.a, like=trial, rounds=4)
+        return settle(observed, use, 2.0 * trial.a, ways=ways, like=trial, rounds=4)
     for prime, c in _CLASSES:
         if ((hkl @ c) % prime == 0).mean() < _ON_SUBLATTICE:
             continue
-        smaller = settle(observed, use, np.linalg.inv(_divided(np.linalg.inv(trial.a), c, prime)), like=trial, rounds=4)
+        smaller = settle(observed, use, np.linalg.inv(_divided(np.linalg.inv(trial.a), c, prime)), ways=ways, like=trial, rounds=4)
         few = trial.n - smaller.n <= _FEW
         if smaller.n and (few or chance_of_more(observed, use & ~claimed(observed, smaller), trial, smaller) > _LOG10_NEEDED):
             return smaller
@@ -152,12 +152,12 @@ def multiplied(observed: Observed, use: Bools, trial: Trial) -> Trial:
     return best
 
 
-def with_spin(observed: Observed, use: Bools, trial: Trial) -> Trial:
+def with_spin(observed: Observed, use: Bools, trial: Trial, *, ways: Floats = ALL_NINE) -> Trial:
     """The lattice with the rotation axis that fits best, of the two that beamlines have and none: headers seldom reach us with it."""
     if observed.half_wedge_rad < _LEAST_WEDGE_RAD:
         return trial
     spins = [observed.half_wedge_rad * axis for axis in np.eye(3)[:2]]
-    turned = [settle(observed, use, trial.a, like=trial, spin=spin, rounds=4) for spin in spins]
+    turned = [settle(observed, use, trial.a, ways=ways, like=trial, spin=spin, rounds=4) for spin in spins]
     return min([trial, *turned], key=lambda one: one.log10_chance)
 
 
@@ -185,13 +185,15 @@ def symmetrised(observed: Observed, use: Bools, trial: Trial, log10_trials: floa
     return lattice
 
 
-def under(observed: Observed, use: Bools, trial: Trial, setting: Setting, log10_trials: float, *, rounds: int = 4) -> Lattice:
+def under(
+    observed: Observed, use: Bools, trial: Trial, setting: Setting, log10_trials: float, *, start: tuple[float, float] | None = None
+) -> Lattice:
     """`trial` with the symmetry of `setting`, refined in orientation and in what it leaves free of the cell."""
     conventional = np.linalg.inv(setting.change @ np.linalg.inv(trial.a))
     u = nearest_rotation(conventional @ np.linalg.inv(setting.reciprocal))
-    start = _to_primitive(u @ setting.reciprocal, setting)
+    a = _to_primitive(u @ setting.reciprocal, setting)
     strains = np.einsum("ij,mjk,lk->mil", u, setting.strains(), u)
-    refined = settle(observed, use, start, ways=np.concatenate([TURNS, strains]), like=trial, rounds=rounds)
+    refined = settle(observed, use, a, ways=np.concatenate([TURNS, strains]), like=trial, rounds=4, start=start)
     if refined.n == 0:
         refined = trial
     direct = setting.change @ np.linalg.inv(refined.a)
