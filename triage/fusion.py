@@ -1,6 +1,6 @@
 """Several lattices: the network's probability fused with what indexing made of the same frame.
 
-A logistic regression of the truth on the network's logit and on the classical evidence, fitted on simulated frames (training/fusion.py).
+A logistic regression of the truth on the network's logit and on the classical evidence; training/fusion.py fits it on simulated frames.
 A frame that was not indexed, or that the fit has never seen the like of, keeps the network's probability.
 """
 
