@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from triage.dials_engine import DialsError, find_dials
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIXTURES_BESIDE = REPOSITORY.parent / "shared" / "fixtures"
 CHROMIUM_NAMES = ("chromium", "chromium-browser")
@@ -65,6 +67,15 @@ def _missing_needs() -> dict[str, str]:
     elif importlib.util.find_spec("playwright") is None:
         missing["browser"] = "playwright is absent: pip install -e '.[test]'"
     return missing
+
+
+@pytest.fixture(scope="session")
+def dials_python() -> str:
+    """The interpreter that has DIALS, or a skip that says how to get one."""
+    try:
+        return find_dials()[0]
+    except DialsError as error:
+        pytest.skip(str(error))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

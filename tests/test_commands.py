@@ -201,7 +201,7 @@ def test_run_prints_a_summary_and_exits_0(cwd: Path, capsys: pytest.CaptureFixtu
 def test_run_writes_json_lines_of_the_contract(cwd: Path) -> None:
     write_frames(cwd / "a_000001.h5")
     assert main(["run", "a_000001.h5", "sinks.jsonl.path=out.jsonl"]) == 0
-    run, *frames, end = [r for r in records(cwd / "out.jsonl") if r["type"] != "flag"]
+    run, *frames, end = [r for r in records(cwd / "out.jsonl") if r["type"] not in ("flag", "indexing")]
     assert (run["type"], run["source"], run["shape_px"]) == ("run", "a_000001.h5", [64, 48])
     assert run["config"]["mode"] == "complete"
     assert [f["frame"] for f in frames] == list(range(FRAMES))
@@ -214,7 +214,7 @@ def test_results_on_standard_output_are_nothing_but_json(cwd: Path, capfd: pytes
     assert main(["run", "a_000001.h5", "sinks.jsonl.path=-"]) == 0
     out, err = capfd.readouterr()
     kinds = {json.loads(line)["type"] for line in out.splitlines()}
-    assert {"run", "frame", "flag", "run_end"} <= kinds
+    assert {"run", "frame", "indexing", "flag", "run_end"} <= kinds
     assert "RAISED  non_diffraction" in err
 
 
@@ -228,6 +228,17 @@ def test_flags_are_printed_as_they_are_raised(cwd: Path, capsys: pytest.CaptureF
     assert "cleared non_diffraction" in out
     raised = [r for r in records(cwd / "out.jsonl") if r["type"] == "flag" and r["flag"] == "non_diffraction" and r["state"] == "raised"]
     assert [r["first_frame"] for r in raised] == [20]
+
+
+def test_indexing_says_why_a_frame_is_skipped_and_can_be_switched_off(cwd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_frames(cwd / "a_000001.h5")
+    assert main(["run", "a_000001.h5", "indexing.every=5", "sinks.jsonl.path=out.jsonl", "sinks.hdf5.path=out.h5{run}"]) == 0
+    found = [r for r in records(cwd / "out.jsonl") if r["type"] == "indexing"]
+    assert [(r["frame"], r["status"], r["reason"]) for r in found] == [(k, "skipped", "the geometry is not known") for k in (0, 5, 10)]
+    assert records(cwd / "out.jsonl")[-1]["indexed"] == 0
+    assert main(["run", "a_000001.h5", "indexing=off", "sinks.jsonl.path=off.jsonl"]) == 0
+    assert not [r for r in records(cwd / "off.jsonl") if r["type"] == "indexing"]
+    assert "run: " not in capsys.readouterr().out
 
 
 def test_a_file_that_is_not_there_costs_that_file(cwd: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -355,7 +366,7 @@ def test_a_reader_that_goes_away_ends_the_run_quietly(cwd: Path, start: Any) -> 
 def test_replay_and_listen_meet_over_a_socket(cwd: Path, start: Any) -> None:
     write_frames(cwd / "a_000001.h5")
     endpoint = "ipc://box"
-    listener = start("listen", f"source.endpoint={endpoint}", "dashboard=off", "sinks.jsonl.path=out.jsonl")
+    listener = start("listen", f"source.endpoint={endpoint}", "dashboard=off", "indexing=off", "sinks.jsonl.path=out.jsonl")
     detector = start("replay", "a_000001.h5", f"replay.endpoint={endpoint}", "replay.rate_hz=200")
     _, said = detector.communicate(timeout=60)
     assert detector.returncode == 0, said

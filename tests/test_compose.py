@@ -67,7 +67,24 @@ def test_thresholds_in_conf_are_the_defaults_of_the_policies() -> None:
     assert compose_settings("run", [], RunVerb).flags.settings() == FlagsSettings()
 
 
+def test_indexing_is_on_by_default_and_takes_what_it_is_told() -> None:
+    for verb in ("run", "listen", "demo"):
+        assert compose_settings(verb, [], VERBS[verb]).indexing.engine == "embedded"  # type: ignore[attr-defined]
+        assert compose_settings(verb, ["indexing=off"], VERBS[verb]).indexing.engine == "off"  # type: ignore[attr-defined]
+    told = [
+        "indexing.every=5",
+        "indexing.cell=78.1, 78.1,37,90,90,120",
+        "indexing.engine=dials",
+        "indexing.dials.python=/opt/dials/bin/python",
+    ]
+    indexing = compose_settings("run", told, RunVerb).indexing
+    assert (indexing.every, indexing.engine, indexing.dials.python) == (5, "dials", "/opt/dials/bin/python")
+    assert indexing.known_cell == (78.1, 78.1, 37.0, 90.0, 90.0, 120.0)
+    assert compose_settings("run", ["indexing=dials"], RunVerb).indexing.timeout_s == 120.0
+
+
 def test_off_is_quoted_in_yaml() -> None:
+    assert yaml.safe_load((REPOSITORY / "conf" / "indexing" / "off.yaml").read_text())["engine"] == "off"
     for path in (REPOSITORY / "conf").glob("*.yaml"):
         for entry in yaml.safe_load(path.read_text()).get("defaults", []):
             assert entry == "_self_" or all(isinstance(option, str) for option in entry.values()), path
@@ -149,9 +166,19 @@ def test_overrides_reach_their_keys() -> None:
         ("source.geometry.beam_px=[1]", "source.geometry.beam_px: [1] has the wrong number of values; [slow, fast] is wanted"),
         ("source.geometry.beam_px=[1,2,3]", "source.geometry.beam_px: [1, 2, 3] has the wrong number of values"),
         ("pipeline.judges=0", "pipeline.judges: 0 is out of range, must be >= 1"),
-        ("indexing=on", "indexing: only `off` works in this version"),
-        ("indexing.every=3", "indexing: only `off` works in this version"),
-        ("flags.multi_lattice.evidence=fused", "flags.multi_lattice.evidence: only `network` works in this version"),
+        ("indexing=on", "indexing: 'on' is not one of dials, embedded, off"),
+        ("indexing.every=0", "indexing.every: 0 is out of range, must be >= 1"),
+        ("indexing.every=2.5", "indexing.every: 2.5 is not accepted, must be a whole number"),
+        ("indexing.engine=xds", "indexing.engine: 'xds' is not one of 'off', 'embedded', 'dials'"),
+        ("indexing.queue=1", "indexing.queue: 1 is out of range, must be >= 2"),
+        ("indexing.timeout_s=0", "indexing.timeout_s: 0 is out of range, must be > 0"),
+        ("indexing.processes=0", "indexing.processes: 0 is out of range, must be >= 1"),
+        ("indexing.cell=78,78,37", "indexing.cell: '78,78,37' is no unit cell; write a,b,c,alpha,beta,gamma in A and deg"),
+        ("indexing.cell=78,78,37,90,90,200", "indexing.cell: '78,78,37,90,90,200' is no unit cell: lengths of 1 to 10,000 A and angles"),
+        ("indexing.cell=78,78,37,60,60,130", "indexing.cell: '78,78,37,60,60,130' is no unit cell: lengths of 1 to 10,000 A and angles"),
+        ("indexing.dials.pyton=x", "indexing.dials.pyton: no such key; did you mean indexing.dials.python?"),
+        ("flags.multi_lattice.evidence=indexing", "flags.multi_lattice.evidence: 'indexing' is not one of 'network', 'fused'"),
+        ("flags.cell_outlier.k=30", "flags.cell_outlier: k = 30 and n = 20: set 1 <= k <= n"),
         ("flags.false_alarms_per_1000=2", "flags.false_alarms_per_1000: only null works in this version"),
         ("model.prior.lattices=[1,2,3]", "model.prior.lattices: [1, 2, 3] has the wrong number of values"),
         ("model.prior.lattices=[0,0,0,0]", "model.prior: lattices: all rates are 0"),
@@ -166,7 +193,7 @@ def test_what_is_wrong_is_refused_by_name(override: str, line: str) -> None:
 
 def test_values_that_change_nothing_in_this_version_are_accepted() -> None:
     plain = compose_settings("run", [], RunVerb)
-    overrides = ["indexing=off", "flags.multi_lattice.evidence=network", "flags.false_alarms_per_1000=null", "dashboard='off'"]
+    overrides = ["indexing=embedded", "flags.multi_lattice.evidence=network", "flags.false_alarms_per_1000=null", "dashboard='off'"]
     assert compose_settings("run", overrides, RunVerb) == plain
 
 

@@ -13,10 +13,17 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from fake_indexers import CELL, one, two
 
 from triage.core import (
+    Agreement,
+    Cell,
+    CellShare,
     Decay,
     Flag,
+    Indexed,
+    Indexing,
+    IndexingStatus,
     Judgement,
     Model,
     Progress,
@@ -377,6 +384,40 @@ def test_means_are_of_the_images_they_stand_for(visitor: Visitor) -> None:
     for name, reduce in (("mean", np.mean), ("low", np.min), ("high", np.max)):
         parts = [values[(group == each) & np.isfinite(values)] for each in np.unique(group)]
         assert found[name] == [pytest.approx(reduce(part)) if len(part) else None for part in parts]
+
+
+def test_what_is_indexed_agreement_and_cells_are_shown(visitor: Visitor, board: Board) -> None:
+    start_run(board, "r")
+    feed(board, "r", 0, 120)
+    visitor.wait_for(shows("indexed", "–"))
+    assert visitor.page.locator("#witness").is_hidden()
+    other: Cell = (78.3, 78.3, 37.4, 90.0, 90.0, 90.0)
+    shares = (
+        CellShare(cell=CELL, bravais="oP", n=70, share=0.875, drift_percent_per_1000_frames=0.31),
+        CellShare(cell=other, bravais="tP", n=10, share=0.125),
+    )
+    for frame in range(100):
+        said = one() if frame < 70 else two() if frame < 80 else Indexed(status=IndexingStatus.NOT_INDEXED, reason="no lattice")
+        agreement = None if frame >= 80 else Agreement.CLASSICAL_ONLY if frame >= 75 else Agreement.AGREES
+        board.accept(
+            Indexing(
+                run_id="r",
+                frame=frame,
+                engine="triage 0.1.0",
+                indexed=said,
+                multi_lattice=0.1,
+                agreement=agreement,
+                cells=shares if frame < 80 else (),
+                latency_ms=310.0,
+            )
+        )
+    visitor.wait_for(shows("indexed", "80.0 %"))
+    assert visitor.text("#tile-indexed .detail") == "80 of 100 tried"
+    assert "agree in 75; 0 by the network only, 5 by indexing only" in visitor.text("#agreement")
+    first, second = (visitor.page.locator("#cells li").nth(k).inner_text() for k in (0, 1))
+    assert "oP 50.0 60.0 70.0 Å" in first
+    assert "88 %, 70 images, edges grow 0.31 % in 1000 images" in first
+    assert "tP 78.3 78.3 37.4 Å" in second
 
 
 def test_low_coverage_is_marked(visitor: Visitor, board: Board) -> None:

@@ -128,6 +128,12 @@ class FrameBuffer:
             self._changed.notify_all()
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be taken out."""
+        with self._changed:
+            return not self._items
+
+    @property
     def exhausted(self) -> bool:
         """Whether nothing is inside and nothing more will come."""
         with self._changed:

@@ -29,12 +29,9 @@ log = logging.getLogger(__name__)
 
 PACKAGE = Path(triage.__file__).resolve().parent
 NOT_YET = {
-    "indexing": "indexing: only `off` works in this version; there is no indexing engine yet",
     "flags.false_alarms_per_1000": "flags.false_alarms_per_1000: only null works in this version; set flags.FLAG.raise_at instead",
-    "flags.multi_lattice.evidence": "flags.multi_lattice.evidence: only `network` works in this version; `fused` needs indexing",
 }
-"""Keys of later versions, and the one value each takes for now."""
-_ALLOWED_NOW = {"indexing": {"off"}, "flags.multi_lattice.evidence": {"network"}}
+"""Keys of later versions; null is the one value each takes for now."""
 
 
 def conf_dir() -> Path:
@@ -112,7 +109,7 @@ def _sugar(override: Override) -> Override:
 def _refuse_later_versions(override: Override) -> None:
     for key, line in NOT_YET.items():
         within = override.key == key or override.key.startswith(f"{key}.")
-        if within and _unquoted(override.value) not in _ALLOWED_NOW.get(override.key, {"null"}):
+        if within and _unquoted(override.value) != "null":
             raise ConfigError(line)
 
 

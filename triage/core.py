@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -255,6 +255,8 @@ class Verdict:
     decay: Decay | None = None
     latency_ms: float
     error: str | None = None
+    found: Spots | None = field(default=None, repr=False, compare=False)
+    """The spots themselves, on their way to the slow lane; None where there is none, and in what sinks are given."""
 
 
 Cell = tuple[float, float, float, float, float, float]
@@ -303,6 +305,30 @@ class Indexed:
     """Share of spots that the first solution leaves unexplained; None without one."""
 
 
+class Agreement(StrEnum):
+    """What network and indexing say together of several lattices in a frame that was indexed."""
+
+    AGREES = "agrees"
+    NETWORK_ONLY = "network_only"
+    CLASSICAL_ONLY = "classical_only"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellShare:
+    """Frames of a run whose lattices are alike."""
+
+    cell: Cell
+    """The middle of them, conventional."""
+    bravais: str
+    """Bravais type of most of them, by its Pearson letters."""
+    n: int
+    """Frames."""
+    share: float
+    """Of the run's indexed frames."""
+    drift_percent_per_1000_frames: float | None = None
+    """By how much the cell's edges grow with the frame number; None where that is not significant (3 sigma) or not known."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Indexing:
     """The classical witness's record of one frame; it may come later than the frame's own."""
@@ -314,6 +340,12 @@ class Indexing:
     indexed: Indexed
     multi_lattice: float | None
     """The network's probability fused with this evidence; None where there is neither."""
+    agreement: Agreement | None = None
+    """None where one of the two witnesses says nothing."""
+    cells: tuple[CellShare, ...] = ()
+    """The run's cells so far, largest cluster first; only with a frame that was indexed."""
+    is_outlier: bool | None = None
+    """Whether this frame's cell is that of another cluster than the run's largest; None where that cannot be told."""
     latency_ms: float
     """From the frame's arrival to this record."""
 
@@ -370,19 +402,20 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished:
-    """The last record of a run (indexing may follow)."""
+    """The last record of a run."""
 
     run_id: str
     progress: Progress
     flags: dict[str, int]
     """How often each flag was raised."""
     indexed: int
+    """Frames in which indexing found a lattice."""
     wall_s: float
     complete: bool
     reason: str | None
 
 
-Record = RunStarted | Verdict | Flag | RunFinished
+Record = RunStarted | Verdict | Indexing | Flag | RunFinished
 
 
 class FrameSource(Protocol):
@@ -422,6 +455,19 @@ class FlagPolicy(Protocol):
 
     def update(self, verdict: Verdict, progress: Progress) -> Iterable[Flag]:
         """Flags raised or cleared by the next verdict, in frame order."""
+        ...
+
+
+@runtime_checkable
+class IndexingPolicy(Protocol):
+    """A flag policy that hears the classical witness too, as its records come: any time after the frame's own."""
+
+    def update(self, verdict: Verdict, progress: Progress) -> Iterable[Flag]:
+        """As of a FlagPolicy."""
+        ...
+
+    def witness(self, indexing: Indexing) -> Iterable[Flag]:
+        """Flags raised or cleared by the next indexing record."""
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +37,8 @@ class Judge:
     finder: SpotFinder
     classifier: Classifier
     shells: Callable[[Spots], ShellIntensities | None] = _no_shells
+    keep_spots: bool = False
+    """Whether the verdict carries the spots, for the slow lane."""
 
     def judge(self, frame: Frame) -> Verdict:
         """The frame's verdict; one with `error` where it cannot be judged. Never raises. `latency_ms` is set when it is recorded."""
@@ -45,7 +47,8 @@ class Judge:
             _check(pixels, frame)
             spots = self.finder.find(pixels, frame.run)
             judgement = self.classifier.score(pixels, spots, frame.run)
-            return _verdict(frame, judgement=judgement, spots=summarise(spots), shells=self.shells(spots))
+            verdict = _verdict(frame, judgement=judgement, spots=summarise(spots), shells=self.shells(spots))
+            return replace(verdict, found=spots) if self.keep_spots else verdict
         except TriageError as error:
             return _verdict(frame, error=str(error) or type(error).__name__)
         except Exception as error:  # the edge of a judge thread: a fault in one frame must not end the run

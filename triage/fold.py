@@ -8,7 +8,23 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from triage.core import Decay, Flag, FlagPolicy, Lost, Model, Progress, Record, Run, RunFinished, RunStarted, Verdict
+from triage.core import (
+    Cell,
+    Decay,
+    Flag,
+    FlagPolicy,
+    IndexingPolicy,
+    Lost,
+    Model,
+    Progress,
+    Record,
+    Run,
+    RunFinished,
+    RunStarted,
+    Verdict,
+)
+from triage.slow_lane import Outcome
+from triage.witness import Witness
 
 _BLOCK = 65_536
 
@@ -48,6 +64,7 @@ class FoldParts:
     config: dict[str, Any] = field(default_factory=dict)
     tracker: Callable[[Run], Tracker | None] = lambda _run: None
     policies: Callable[[Run], Sequence[FlagPolicy]] = lambda _run: ()
+    witness: Callable[[], Witness] = Witness
 
 
 class RunFold:
@@ -60,6 +77,7 @@ class RunFold:
         self._parts = parts
         self._tracker = parts.tracker(run)
         self._policies = list(parts.policies(run))
+        self._witness = parts.witness()
         self._progress = Progress()
         self._announced_seen = IndexSet()
         self._unnumbered = 0  # received, but nobody can say which frame it was
@@ -75,18 +93,32 @@ class RunFold:
         return RunStarted(run=self.run, model=self._parts.model, config=self._parts.config)
 
     def judged(self, verdict: Verdict, latency_ms: float) -> Iterator[Record]:
-        """The verdict as it is recorded, then the flags it raises or clears."""
+        """The verdict as it is recorded, without its spots, then the flags it raises or clears."""
         failed = verdict.error is not None
         self._count("failed" if failed else "judged", 1, verdict.frame)
         self.last_frame = verdict.frame
         decay = self._tracker.update(verdict) if self._tracker is not None and not failed else None
-        recorded = replace(verdict, decay=decay, latency_ms=latency_ms)
+        recorded = replace(verdict, decay=decay, latency_ms=latency_ms, found=None)
         if failed and self.first_failure is None:
             self.first_failure = verdict.error
         yield recorded
         for policy in self._policies:
             for flag in policy.update(recorded, self._progress):
                 yield self.note(flag)
+
+    @property
+    def consensus(self) -> Cell | None:
+        """The run's own cell, once indexing has shown it."""
+        return self._witness.consensus
+
+    def indexed(self, outcome: Outcome) -> Iterator[Record]:
+        """The indexing record of a frame, then the flags it raises or clears."""
+        record = self._witness.record(outcome)
+        yield record
+        for policy in self._policies:
+            if isinstance(policy, IndexingPolicy):
+                for flag in policy.witness(record):
+                    yield self.note(flag)
 
     def lost(self, loss: Lost) -> Iterator[Record]:
         """Books a loss; a frame that failed before it could be judged gets its verdict, where its number is known."""
@@ -123,7 +155,7 @@ class RunFold:
             run_id=self.run.id,
             progress=self._progress,
             flags=dict(self._flags),
-            indexed=0,
+            indexed=self._witness.n_indexed,
             wall_s=max(0.0, (datetime.now(UTC) - self.run.started_at).total_seconds()),
             complete=complete,
             reason=reason,

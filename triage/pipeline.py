@@ -29,10 +29,12 @@ from triage.core import (
     Verdict,
 )
 from triage.fold import FoldParts, RunFold
+from triage.slow_lane import Outcome, SlowLane
 
 log = logging.getLogger(__name__)
 
 STOPPED_REASON = "stopped before the end of the run"
+NOT_INDEXED_IN_TIME = "the run ended before its turn came"
 _POLL_S = 0.2
 _SOURCE_GRACE_S = 3.0  # how long a source may take to end after it was asked to
 
@@ -48,6 +50,8 @@ class Lane:
     """Threads."""
     buffer_frames: int = 32
     """Frames waiting or being judged, at most; bounds memory and, in live mode, latency."""
+    indexing_patience_s: float = 3.0
+    """How long a run's end waits for indexing in live mode, unless something else comes; in complete mode it waits until all is done."""
 
 
 class Pipeline:
@@ -61,9 +65,13 @@ class Pipeline:
         *,
         parts: FoldParts | None = None,
         lane: Lane | None = None,
+        slow: SlowLane | None = None,
         on_progress: ProgressListener | None = None,
     ) -> None:
+        """`slow` indexes beside the early lane; None: nothing is indexed."""
         lane = lane or Lane()
+        self._lane = lane
+        self._slow = slow
         self._source = source
         self._sinks = list(sinks)
         self._working = list(sinks)
@@ -103,8 +111,12 @@ class Pipeline:
             self._finish_open_run(self._end_reason())
         finally:
             self._buffer.close()
-            self._finish_open_run(STOPPED_REASON if self._stopped else "the pipeline failed")
-            self._close_sinks()
+            try:
+                self._finish_open_run(STOPPED_REASON if self._stopped else "the pipeline failed")
+            finally:
+                if self._slow is not None:
+                    self._slow.close()
+                self._close_sinks()
         if self._source_error is not None:
             raise self._source_error
 
@@ -146,6 +158,7 @@ class Pipeline:
                 self._record_loss(item)
             else:
                 self._end_run(item)
+            self._record_indexing()
             self._tell_progress()
 
     def _open_run(self, run: Run) -> None:
@@ -162,6 +175,39 @@ class Pipeline:
         latency_ms = 1000.0 * (time.monotonic() - pending.frame.arrived_s)
         for record in fold.judged(verdict, max(latency_ms, 0.0)):
             self._emit(record)
+        self._offer(fold.run, verdict, pending.frame.arrived_s)
+
+    def _offer(self, run: Run, verdict: Verdict, arrived_s: float) -> None:
+        """Gives the frame to the slow lane; waits only where everything is to be indexed and memory is full of what waits for it."""
+        if self._slow is None:
+            return
+        while self._slow.is_full and not self._stopped:
+            self._record_indexing(_POLL_S)
+        self._slow.offer(run, verdict, arrived_s)
+
+    def _record_indexing(self, timeout_s: float = 0.0) -> None:
+        if self._slow is not None and self._fold is not None:
+            self._record_outcomes(self._fold, self._slow.take(timeout_s))
+
+    def _record_outcomes(self, fold: RunFold, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            for record in fold.indexed(outcome):
+                self._emit(record)
+        if outcomes and self._slow is not None:
+            self._slow.know(fold.run.id, fold.consensus)
+
+    def _finish_indexing(self, fold: RunFold) -> None:
+        """Waits for the slow lane as long as the mode allows, and gives up the rest, so that nothing of a run comes after its end."""
+        if self._slow is None:
+            return
+        deadline_s = time.monotonic() + self._lane.indexing_patience_s
+        while self._slow.is_busy and not self._stopped and (self._lane.mode is Mode.COMPLETE or self._may_wait(deadline_s)):
+            self._record_outcomes(fold, self._slow.take(_POLL_S))
+            self._tell_progress()
+        self._record_outcomes(fold, self._slow.abandon(STOPPED_REASON if self._stopped else NOT_INDEXED_IN_TIME))
+
+    def _may_wait(self, deadline_s: float) -> bool:
+        return time.monotonic() < deadline_s and self._buffer.is_idle
 
     def _await(self, pending: Pending) -> Verdict:
         while True:
@@ -196,6 +242,7 @@ class Pipeline:
             self._finish(self._fold, complete=False, reason=reason)
 
     def _finish(self, fold: RunFold, *, complete: bool, reason: str | None) -> None:
+        self._finish_indexing(fold)
         self._fold = None
         self._emit(fold.finish(complete=complete, reason=reason))
         if self._on_progress is not None:

@@ -14,7 +14,21 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from triage.core import NON_DIFFRACTION_KINDS, Decay, Flag, Judgement, Record, Run, RunFinished, RunStarted, SpotSummary, Verdict
+from triage.core import (
+    NON_DIFFRACTION_KINDS,
+    CellShare,
+    Decay,
+    Flag,
+    Indexing,
+    Judgement,
+    Record,
+    Run,
+    RunFinished,
+    RunStarted,
+    Solution,
+    SpotSummary,
+    Verdict,
+)
 
 
 def to_json(record: Record) -> dict[str, Any]:
@@ -24,6 +38,8 @@ def to_json(record: Record) -> dict[str, Any]:
             fields = _run(record)
         case Verdict():
             fields = _frame(record)
+        case Indexing():
+            fields = _indexing(record)
         case Flag():
             fields = _flag(record)
         case RunFinished():
@@ -145,6 +161,47 @@ def _spots(spots: SpotSummary | None) -> dict[str, Any] | None:
         "resolution_A": spots.resolution_A,
         "total_intensity": spots.total_intensity,
         "mean_i_over_sigma": spots.mean_i_over_sigma,
+    }
+
+
+def _indexing(indexing: Indexing) -> dict[str, Any]:
+    indexed = indexing.indexed
+    return {
+        "type": "indexing",
+        "run": indexing.run_id,
+        "frame": indexing.frame,
+        "engine": indexing.engine,
+        "status": indexed.status,
+        "reason": indexed.reason,
+        "solutions": [_solution(solution) for solution in indexed.solutions],
+        "n_unindexed": indexed.n_unindexed,
+        "fraction_unexplained": indexed.fraction_unexplained,
+        "multi_lattice": indexing.multi_lattice,
+        "agreement": indexing.agreement,
+        "run_cells": [_cells(share) for share in indexing.cells],
+        "cell_outlier": indexing.is_outlier,
+        "latency_ms": indexing.latency_ms,
+    }
+
+
+def _cells(share: CellShare) -> dict[str, Any]:
+    return {
+        "cell": share.cell,
+        "bravais": share.bravais,
+        "n": share.n,
+        "share": share.share,
+        "drift_percent_per_1000_frames": share.drift_percent_per_1000_frames,
+    }
+
+
+def _solution(solution: Solution) -> dict[str, Any]:
+    return {
+        "cell": solution.cell,
+        "bravais": solution.bravais,
+        "space_group": solution.space_group,
+        "n_indexed": solution.n_indexed,
+        "fraction_indexed": solution.fraction_indexed,
+        "orientation": solution.orientation,
     }
 
 

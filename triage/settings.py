@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from triage.buffer import Mode
-from triage.core import RunKind
-from triage.flags import FlagsSettings, FlagThreshold, SerialSettings, ThresholdError
+from triage.core import Cell, RunKind
+from triage.flags import Evidence, FlagsSettings, FlagThreshold, SerialSettings, ThresholdError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -126,9 +126,9 @@ class ThresholdSettings(Strict):
 
 
 class MultiLatticeSettings(ThresholdSettings):
-    """Of several lattices; `fused` evidence comes with indexing."""
+    """Of several lattices."""
 
-    evidence: Literal["network"]
+    evidence: Literal["network", "fused"]
 
 
 class SerialFlagsSettings(Strict):
@@ -151,6 +151,7 @@ class FlagGroups(Strict):
     ice: ThresholdSettings
     coverage: ThresholdSettings
     source: ThresholdSettings
+    cell_outlier: ThresholdSettings
     serial: SerialFlagsSettings
 
     def settings(self) -> FlagsSettings:
@@ -169,14 +170,57 @@ class FlagGroups(Strict):
             ice=self.ice.threshold(),
             coverage=self.coverage.threshold(),
             source=self.source.threshold(),
+            cell_outlier=self.cell_outlier.threshold(),
             serial=serial,
+            evidence=Evidence(self.multi_lattice.evidence),
         )
 
 
-class IndexingSettings(Strict):
-    """The slow lane; not built yet."""
+class DialsSettings(Strict):
+    """The reference engine."""
 
-    enabled: Literal[False]
+    python: str | None
+    """The interpreter that has DIALS; null: found by itself."""
+
+
+class IndexingSettings(Strict):
+    """The slow lane."""
+
+    engine: Literal["off", "embedded", "dials"]
+    every: Annotated[int, Field(ge=1)] | None
+    """Null: as many frames as the lane keeps up with."""
+    processes: Annotated[int, Field(ge=1, le=256)] | None
+    queue: Annotated[int, Field(ge=2, le=100_000)]
+    timeout_s: Positive
+    cell: str | None
+    dials: DialsSettings
+
+    @field_validator("cell")
+    @classmethod
+    def _is_cell(cls, text: str | None) -> str | None:
+        _ = None if text is None else _cell(text)
+        return text
+
+    @property
+    def known_cell(self) -> Cell | None:
+        """The cell that is known beforehand, in A and deg."""
+        return None if self.cell is None else _cell(self.cell)
+
+
+def _cell(text: str) -> Cell:
+    try:
+        a, b, c, alpha, beta, gamma = (float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise ValueError(f"{text!r} is no unit cell; write a,b,c,alpha,beta,gamma in A and deg") from None
+    if not (all(1.0 <= length <= 10_000.0 for length in (a, b, c)) and _close(alpha, beta, gamma)):
+        raise ValueError(f"{text!r} is no unit cell: lengths of 1 to 10,000 A and angles that close are wanted")
+    return a, b, c, alpha, beta, gamma
+
+
+def _close(alpha: float, beta: float, gamma: float) -> bool:
+    """Whether three axes can have these angles between them, in deg."""
+    angles = (alpha, beta, gamma)
+    return all(1.0 < angle < 179.0 for angle in angles) and 2.0 * max(angles) < sum(angles) < 359.0
 
 
 class PathSettings(Strict):

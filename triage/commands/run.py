@@ -30,7 +30,9 @@ Judges the frames of files: NeXus/NXmx and Eiger masters, bare HDF5 data files, 
   source.mask=FILE          pixels not to be used (non-zero)         run.kind=rotation|stills|serial|grid   where the header does not tell
   model=FILE                another network                          model.device=auto|cpu|cuda
   mode=live                 an even sample instead of every frame    dashboard=on     the live page on http://127.0.0.1:8080
-  pipeline.judges=N         threads
+  pipeline.judges=N         threads                             indexing=off         no indexing beside the network
+  indexing.every=1          every frame that diffracts is indexed, however long it takes (every N-th with N)
+  indexing.cell=78,78,37,90,90,90   a known unit cell           indexing=dials       DIALS instead of the embedded indexer
 
 Exit status: 0; 1 when files or frames could not be processed; 2 for a wrong setting.
 """

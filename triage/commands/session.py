@@ -16,6 +16,7 @@ import numpy as np
 from triage.buffer import Mode
 from triage.classify import OnnxClassifier
 from triage.commands.console import ConsoleSink, ProgressBar, console
+from triage.commands.indexing import slow_lane, witness
 from triage.commands.interrupt import interruptible
 from triage.commands.summary import Summary
 from triage.compose import released_dir
@@ -50,13 +51,16 @@ class Show:
 
 def process(source: FrameSource, settings: RunVerb | ListenVerb, show: Show) -> int:
     """Judges all that the source gives; gives the exit status."""
-    judge = Judge(finder=DispersionFinder(), classifier=(classifier := load_classifier(settings.model)), shells=shell_intensities)
+    classifier = load_classifier(settings.model)
+    slow = slow_lane(settings.indexing, settings.mode, _cores())
+    judge = Judge(finder=DispersionFinder(), classifier=classifier, shells=shell_intensities, keep_spots=slow is not None)
     flags = flags_settings(settings, classifier)
     parts = FoldParts(
         model=classifier.model,
         config=settings.model_dump(mode="json"),
         tracker=DecayTracker,
         policies=lambda run: policies_for(run, flags),
+        witness=witness,
     )
     out, err = console(stderr=settings.sinks.jsonl.path == "-"), console(stderr=True)
     summary = Summary()
@@ -64,8 +68,10 @@ def process(source: FrameSource, settings: RunVerb | ListenVerb, show: Show) -> 
         sinks = [*file_sinks(settings.sinks), ConsoleSink(out, err, announce_runs=show.announce_runs), summary]
         sinks += [] if board is None else [board]
         lane = Lane(mode=settings.mode, judges=settings.pipeline.judges or _cores(), buffer_frames=settings.pipeline.buffer_frames)
-        pipeline = Pipeline(source, judge.judge, sinks, parts=parts, lane=lane, on_progress=_listener(bar, board))
+        pipeline = Pipeline(source, judge.judge, sinks, parts=parts, lane=lane, slow=slow, on_progress=_listener(bar, board))
         if settings.mode is Mode.LIVE:
+            if slow is not None:
+                slow.start()
             warm_up(judge)
         with interruptible(pipeline.stop):
             pipeline.run()

@@ -13,18 +13,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from triage.core import NON_DIFFRACTION_KINDS, Judgement, Record, Run, RunFinished, RunStarted, Verdict
+from triage.commands.indexed import IndexingTally
+from triage.core import NON_DIFFRACTION_KINDS, Flag, Indexing, Judgement, Record, Run, RunFinished, RunStarted, Verdict
 
 LATTICE_WORDS = ("no lattice", "1 lattice", "2 lattices", "3 or more lattices")
 _KEEP_RUNS = 500  # a listener may run for months
+_MOST_SENTENCES = 50  # runs
 _NOTHING = "-"
 
 
 @dataclass(slots=True)
 class RunTally:
-    """What the verdicts of one run add up to."""
+    """What the verdicts and the indexing records of one run add up to."""
 
     run: Run
+    indexing: IndexingTally
     judged: int = 0
     lattices: list[float] = field(default_factory=lambda: [0.0] * 4)
     """Sums of the probabilities."""
@@ -85,12 +88,18 @@ class Summary:
     def accept(self, record: Record) -> None:
         """Adds a record up."""
         if isinstance(record, RunStarted):
-            self._tallies[record.run.id] = RunTally(record.run)
+            self._tallies[record.run.id] = RunTally(record.run, IndexingTally.of(record))
             if len(self._tallies) > _KEEP_RUNS:
                 del self._tallies[next(iter(self._tallies))]
         elif isinstance(record, Verdict):
             if tally := self._tallies.get(record.run_id):
                 tally.add(record)
+        elif isinstance(record, Indexing):
+            if tally := self._tallies.get(record.run_id):
+                tally.indexing.add(record)
+        elif isinstance(record, Flag):
+            if tally := self._tallies.get(record.run_id):
+                tally.indexing.lead.add(record)
         elif isinstance(record, RunFinished) and (tally := self._tallies.get(record.run_id)):
             tally.end = record
 
@@ -103,6 +112,9 @@ class Summary:
             out.print("no runs, no frames")
             return
         out.print(files_table(self.tallies) if a_row_a_file else runs_table(self.tallies))
+        for tally in self.tallies[-_MOST_SENTENCES:]:
+            if sentences := tally.indexing.sentences():
+                out.print(f"{tally.run.id}: {'; '.join(sentences)}", soft_wrap=True)
 
 
 def runs_table(tallies: tuple[RunTally, ...]) -> Table:
@@ -118,6 +130,7 @@ def runs_table(tallies: tuple[RunTally, ...]) -> Table:
         "diffracting",
         "spots",
         "resolution",
+        "indexed",
         "flags",
         "note",
     )
@@ -132,14 +145,22 @@ def runs_table(tallies: tuple[RunTally, ...]) -> Table:
         diffracting = f"{100 * (1 - tally.most_probable[0] / tally.judged):.0f} %" if tally.judged else _NOTHING
         flags = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in sorted(end.flags.items())) if end is not None else ""
         table.add_row(
-            tally.run.id, *books, shares, diffracting, _median_spots(tally), _median_resolution(tally), flags or _NOTHING, _note(tally)
+            tally.run.id,
+            *books,
+            shares,
+            diffracting,
+            _median_spots(tally),
+            _median_resolution(tally),
+            tally.indexing.share(),
+            flags or _NOTHING,
+            _note(tally),
         )
     return table
 
 
 def files_table(tallies: tuple[RunTally, ...]) -> Table:
     """A row a file: what it is, in words, and how sure that is."""
-    names = ("file", "frames", "kind", "verdict", "p multi", "p non-diffraction", "spots", "resolution", "p ice", "note")
+    names = ("file", "frames", "kind", "verdict", "p multi", "p non-diffraction", "spots", "resolution", "p ice", "indexed", "note")
     table = _table(names, text_columns={"file", "kind", "verdict", "note"})
     shown = short_names([tally.run.header.source for tally in tallies])
     for tally in tallies:
@@ -151,7 +172,7 @@ def files_table(tallies: tuple[RunTally, ...]) -> Table:
         if mean is not None:
             words = [_words(mean), f"{mean.multi_lattice:.2f}", _non_diffraction(mean)]
             ice = f"{mean.ice_rings:.2f}"
-        found = (_median_spots(tally), _median_resolution(tally), ice)
+        found = (_median_spots(tally), _median_resolution(tally), ice, tally.indexing.share())
         table.add_row(shown[tally.run.header.source], str(received), kind, *words, *found, _note(tally))
     return table
 

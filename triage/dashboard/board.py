@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from triage.core import Flag, Progress, Record, RunFinished, RunStarted, Verdict
+from triage.core import Flag, Indexing, Progress, Record, RunFinished, RunStarted, Verdict
 from triage.dashboard.history import FrameHistory, RateMeter, as_columns
+from triage.dashboard.indexing import IndexingTotals
 from triage.records import to_json
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class _RunState:
         self.frames = FrameHistory(FRAME_COLUMNS, keep_frames)
         self.flags: list[tuple[int, dict[str, Any]]] = []
         self.totals: dict[str, Any] = {"judged": 0, "hits": 0, "errors": 0, "last_error": None}
+        self.indexing = IndexingTotals()
         self.judging, self.receiving = RateMeter(), RateMeter()
         self.received = 0
         self._keep_flags = keep_flags
@@ -67,6 +69,10 @@ class _RunState:
             totals["last_error"] = f"frame {verdict.frame}: {verdict.error}"
         self.totals = totals
         self.parts["totals"] = (version, totals)
+
+    def add_indexing(self, indexing: Indexing, version: int) -> None:
+        self.indexing.add(indexing)
+        self.parts["indexing"] = (version, self.indexing.shown())
 
     def add_flag(self, flag: dict[str, Any], version: int) -> None:
         self.flags.append((version, flag))
@@ -118,13 +124,16 @@ class Board:
 
     def accept(self, record: Record) -> None:
         """Takes a record in; the next snapshot shows it."""
-        shown = None if isinstance(record, Verdict) else to_json(record)
+        shown = None if isinstance(record, Verdict | Indexing) else to_json(record)
         with self._lock:
             match record:
                 case RunStarted() if shown is not None:
                     self._start(record.run.id, shown)
                 case Verdict():
                     self._add_verdict(record)
+                case Indexing():
+                    if state := self._known(record.run_id):
+                        state.add_indexing(record, self._next_version())
                 case Flag() if shown is not None:
                     if state := self._known(record.run_id):
                         state.add_flag(shown, self._next_version())

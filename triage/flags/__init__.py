@@ -3,10 +3,11 @@
 from triage.flags.persistence import Clear, FlagThreshold, Persistence, Raise, ThresholdError
 from triage.flags.policies import policies_for
 from triage.flags.prior import at_prior
-from triage.flags.settings import FlagsSettings, PriorShift, SerialSettings
+from triage.flags.settings import Evidence, FlagsSettings, PriorShift, SerialSettings
 
 __all__ = [
     "Clear",
+    "Evidence",
     "FlagThreshold",
     "FlagsSettings",
     "Persistence",

@@ -74,6 +74,22 @@ class Persistence:
     def update(self, frame: int, probability: float) -> Raise | Clear | None:
         """What this frame's probability decides, if anything."""
         self._frames.append((frame, probability))
+        return self._decide()
+
+    def revise(self, frame: int, probability: float) -> Raise | Clear | None:
+        """What it decides that a frame's probability is another than was thought; nothing where it no longer counts."""
+        for i, (remembered, _) in enumerate(self._frames):
+            if remembered == frame:
+                self._frames[i] = (frame, probability)
+                return self._decide()
+        return None
+
+    @property
+    def latest(self) -> int | None:
+        """The newest frame of those that count now."""
+        return self._frames[-1][0] if self._frames else None
+
+    def _decide(self) -> Raise | Clear | None:
         decision = self._clear() if self.standing else self._raise()
         if decision is not None:
             self.standing = not self.standing

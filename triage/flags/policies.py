@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from triage.core import NON_DIFFRACTION_KINDS, Decay, Flag, FlagPolicy, Judgement, Progress, Run, RunKind, Severity, Verdict
 from triage.flags.books import CoveragePolicy, SourcePolicy
+from triage.flags.cells import CellOutlierPolicy
+from triage.flags.lattices import FusedMultiLatticePolicy, MultiLatticePolicy
 from triage.flags.persistence import Clear, FlagThreshold, Raise
-from triage.flags.prior import Lattices
 from triage.flags.serial import HitRatePolicy
-from triage.flags.settings import FlagsSettings, PriorShift
+from triage.flags.settings import Evidence, FlagsSettings, PriorShift
 from triage.flags.watch import Watch, lattices_of
 
 
@@ -19,48 +20,22 @@ def policies_for(run: Run, settings: FlagsSettings) -> list[FlagPolicy]:
     A grid has none on diffraction: most of it misses the crystal, and its map is what is looked at. A serial run's
     `non_diffraction` is a fallen hit rate, its `multi_lattice` the share among hits, and it has no `decay`.
     """
+    several = FusedMultiLatticePolicy if settings.evidence is Evidence.FUSED else MultiLatticePolicy
     policies: list[FlagPolicy] = [SourcePolicy(run, settings.source), CoveragePolicy(run, settings.coverage), IcePolicy(run, settings.ice)]
     match run.kind:
         case RunKind.GRID:
             return policies
         case RunKind.SERIAL:
-            hits = MultiLatticePolicy(run, settings.serial.multi_lattice, settings.prior, frames="hits")
-            return [*policies, hits, HitRatePolicy(run, settings)]
+            hits = several(run, settings.serial.multi_lattice, settings.prior, frames="hits")
+            return [*policies, CellOutlierPolicy(run, settings.cell_outlier), hits, HitRatePolicy(run, settings)]
         case _:
             return [
                 *policies,
-                MultiLatticePolicy(run, settings.multi_lattice, settings.prior),
+                CellOutlierPolicy(run, settings.cell_outlier),
+                several(run, settings.multi_lattice, settings.prior),
                 NonDiffractionPolicy(run, settings.non_diffraction, settings.prior),
                 DecayPolicy(run, settings.decay),
             ]
-
-
-class MultiLatticePolicy:
-    """`multi_lattice`: two or more lattices in the frames that diffract; the others count neither way."""
-
-    def __init__(self, run: Run, threshold: FlagThreshold, prior: PriorShift | None = None, frames: str = "diffracting frames") -> None:
-        self._watch = Watch(run.id, "multi_lattice", threshold, Severity.WARNING)
-        self._prior, self._frames = prior, frames
-
-    def update(self, verdict: Verdict, progress: Progress) -> Iterable[Flag]:  # noqa: ARG002  the seam's signature
-        """A flag where this frame decides one."""
-        if verdict.judgement is None:
-            return []
-        lattices: Lattices = lattices_of(verdict.judgement, self._prior)
-        if lattices[0] >= 0.5:
-            return []
-        return self._watch.update(verdict.frame, lattices[2] + lattices[3], self._why, self._why_not)
-
-    def _why(self, found: Raise) -> str:
-        return (
-            f"Two or more lattices in {found.above} of the last {found.of} {self._frames} (since frame {found.first_frame}, "
-            f"median probability {found.probability:.2f}); re-centre or shrink the beam, or expect mixed indexing."
-        )
-
-    def _why_not(self, found: Clear) -> str:
-        return (
-            f"A single lattice in {found.below} of the last {found.of} {self._frames} (median probability of more {found.probability:.2f})."
-        )
 
 
 _NOTHING_BUT = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from triage.flags.persistence import FlagThreshold, ThresholdError
 from triage.flags.prior import Lattices
@@ -13,7 +14,15 @@ DECAY = FlagThreshold(raise_at=0.9, clear_at=0.4, k=6, n=8)
 ICE = FlagThreshold(raise_at=0.8, clear_at=0.4, k=7, n=10)
 COVERAGE = FlagThreshold(raise_at=0.2, clear_at=0.05, k=10, n=100)
 SOURCE = FlagThreshold(raise_at=0.5, clear_at=0.5, k=5, n=20)
+CELL_OUTLIER = FlagThreshold(raise_at=0.5, clear_at=0.5, k=6, n=20)
 SERIAL_MULTI_LATTICE = FlagThreshold(raise_at=0.5, clear_at=0.3, k=30, n=50)
+
+
+class Evidence(StrEnum):
+    """What the `multi_lattice` flag rests on."""
+
+    NETWORK = "network"
+    FUSED = "fused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,9 @@ class FlagsSettings:
     ice: FlagThreshold = ICE
     coverage: FlagThreshold = COVERAGE
     source: FlagThreshold = SOURCE
+    cell_outlier: FlagThreshold = CELL_OUTLIER
     serial: SerialSettings = field(default_factory=SerialSettings)
+    evidence: Evidence = Evidence.NETWORK
+    """What `multi_lattice` rests on."""
     prior: PriorShift | None = None
     """None: probabilities as the model gives them, at its own base rates."""

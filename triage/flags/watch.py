@@ -34,13 +34,28 @@ class Watch:
         onset: Callable[[], int] | None = None,
     ) -> list[Flag]:
         """No flag, or one; the sentences are made only when one is needed. `onset` knows better where the trouble begins."""
-        match self._persistence.update(frame, probability):
-            case Raise() as decision:
+        return self._decided(self._persistence.update(frame, probability), frame, why, why_not, onset)
+
+    def revise(self, frame: int, probability: float, why: Callable[[Raise], str], why_not: Callable[[Clear], str]) -> list[Flag]:
+        """What it decides, at the newest frame, that an earlier frame's probability is another than was thought."""
+        latest = self._persistence.latest
+        return [] if latest is None else self._decided(self._persistence.revise(frame, probability), latest, why, why_not)
+
+    def _decided(
+        self,
+        decision: Raise | Clear | None,
+        frame: int,
+        why: Callable[[Raise], str],
+        why_not: Callable[[Clear], str],
+        onset: Callable[[], int] | None = None,
+    ) -> list[Flag]:
+        match decision:
+            case Raise():
                 words = Words(severity=self._severity, reason=why(decision), probability=decision.probability)
                 first_frame = decision.first_frame if onset is None else onset()
                 self._standing = self._report.raised(first_frame, frame, words)
                 return [self._standing]
-            case Clear() as decision if self._standing is not None:
+            case Clear() if self._standing is not None:
                 words = Words(severity=Severity.INFO, reason=why_not(decision), probability=decision.probability)
                 cleared = self._report.cleared(self._standing, frame, words)
                 self._standing = None

@@ -52,6 +52,25 @@ def _cut(value: str | None, n_bytes: int) -> bytes:
     return text if len(text) <= n_bytes else text[:n_bytes].decode(errors="ignore").encode()
 
 
+INDEXING_COLUMNS = (
+    Column("indexing_status", "S16"),
+    Column("indexing_reason", f"S{_TEXT_BYTES}"),
+    Column("indexing_engine", "S64"),
+    Column("indexing_n_solutions"),
+    Column("indexing_cell", shape=(6,)),
+    Column("indexing_bravais", "S4"),
+    Column("indexing_orientation", shape=(9,)),
+    Column("indexing_n_indexed"),
+    Column("indexing_fraction_indexed"),
+    Column("indexing_n_unindexed"),
+    Column("indexing_fraction_unexplained"),
+    Column("indexing_multi_lattice"),
+    Column("indexing_agreement", "S16"),
+    Column("indexing_cell_outlier"),
+    Column("indexing_latency_ms", units="ms"),
+)
+"""Filled when the indexing record comes; cell, type, orientation and spots are those of the first solution."""
+
 FRAME_COLUMNS = (
     Column("file", f"S{_TEXT_BYTES}"),
     Column("error", f"S{_TEXT_BYTES}"),
@@ -72,6 +91,7 @@ FRAME_COLUMNS = (
     Column("spots_total_intensity", units="photons"),
     Column("spots_mean_i_over_sigma"),
     Column("latency_ms", units="ms"),
+    *INDEXING_COLUMNS,
     Column("frame", "i8"),
 )
 """`frame` is written last: as many rows as it has are whole."""
@@ -90,6 +110,17 @@ FLAG_COLUMNS = (
 """`id` is written last."""
 
 RUN_END_COUNTS = ("frames_received", "frames_judged", "frames_dropped", "frames_failed", "frames_missing", "indexed", "wall_s", "complete")
+
+
+def indexing_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """INDEXING_COLUMNS of an indexing record."""
+    solutions = record["solutions"]
+    told = {name: record[name] for name in ("status", "reason", "engine", "n_unindexed", "fraction_unexplained", "multi_lattice")}
+    told |= {name: record[name] for name in ("agreement", "cell_outlier", "latency_ms")}
+    told["n_solutions"] = len(solutions) if record["status"] in ("indexed", "not_indexed") else None
+    if solutions:
+        told |= {name: solutions[0][name] for name in ("cell", "bravais", "orientation", "n_indexed", "fraction_indexed")}
+    return {f"indexing_{name}": value for name, value in told.items()}
 
 
 def flatten(record: Mapping[str, Any]) -> dict[str, Any]:

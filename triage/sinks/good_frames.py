@@ -1,4 +1,4 @@
-"""The frames worth processing further: a CrystFEL list as the run proceeds, an HDF5 virtual dataset at its end."""
+"""The frames worth processing further: a CrystFEL list and DIALS' selection as the run proceeds, an HDF5 virtual dataset at its end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TextIO
 import h5py
 
 from triage.core import Record, RunFinished, RunStarted, Verdict
+from triage.sinks.dials_selection import DialsSelection
 from triage.sinks.paths import RunPaths, SinkError
 from triage.sinks.virtual import write_virtual
 
@@ -23,7 +24,8 @@ class GoodFramesSink:
     """One list a run, from a path that contains `{run}`; a file that exists is replaced.
 
     A frame is good when it was judged, and its probabilities of no diffraction and of several lattices are below their limits. A line
-    is `path` for a file of one image, `path //N` for image N (from zero) of an HDF5 file, and `run //N` for a stream.
+    is `path` for a file of one image, `path //N` for image N (from zero) of an HDF5 file, and `run //N` for a stream. Beside the list
+    `NAME.dials` holds the same frames as arguments of DIALS, one a line (DialsSelection).
     """
 
     def __init__(self, path_template: str, *, non_diffraction_below: float = 0.5, multi_lattice_below: float = 0.5) -> None:
@@ -59,6 +61,7 @@ class GoodFramesSink:
 class _List:
     path: Path
     lines: TextIO
+    selection: DialsSelection
     masters: set[str] = field(default_factory=set)
     """The HDF5 files met; a run has one."""
     frames: array[int] = field(default_factory=lambda: array("q"))
@@ -67,20 +70,25 @@ class _List:
     @classmethod
     def begun(cls, path: Path) -> _List:
         try:
-            return cls(path, path.open("w", buffering=1, encoding="utf-8", errors="surrogateescape"))
+            lines = path.open("w", buffering=1, encoding="utf-8", errors="surrogateescape")
+            return cls(path, lines, DialsSelection(path.with_name(f"{path.name.removesuffix('.lst')}.dials")))
         except OSError as error:
             raise SinkError(f"{path}: cannot be written ({error.strerror}); set sinks.good_frames.path to another place") from error
 
     def add(self, verdict: Verdict) -> None:
         if verdict.file is None:
             line = f"{verdict.run_id} //{verdict.frame}"
+            in_stack, file = True, None
         elif self._is_hdf5(verdict.file):
-            line = f"{Path(verdict.file).absolute()} //{verdict.frame}"
+            file = Path(verdict.file).absolute()
+            line, in_stack = f"{file} //{verdict.frame}", True
             self.frames.append(verdict.frame)
         else:
-            line = str(Path(verdict.file).absolute())
+            file = Path(verdict.file).absolute()
+            line, in_stack = str(file), False
         try:
             self.lines.write(line + "\n")
+            self.selection.add(file, verdict.frame if in_stack else None)
         except OSError as error:
             raise SinkError(f"{self.path}: a line could not be written ({error.strerror}); free some space") from error
 
@@ -103,6 +111,7 @@ class _List:
 
     def close(self) -> None:
         try:
+            self.selection.close()
             self.lines.close()
         except OSError as error:
             raise SinkError(f"{self.path}: could not be written to the end ({error.strerror}); free some space") from error

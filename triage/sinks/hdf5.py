@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,9 @@ import h5py
 import numpy as np
 
 from triage import __version__
-from triage.core import Flag, Record, RunFinished, RunStarted, Verdict
+from triage.core import Flag, Indexing, Record, RunFinished, RunStarted, Verdict
 from triage.records import to_json
-from triage.sinks.columns import FLAG_COLUMNS, FRAME_COLUMNS, RUN_END_COUNTS, Column, flatten
+from triage.sinks.columns import FLAG_COLUMNS, FRAME_COLUMNS, INDEXING_COLUMNS, RUN_END_COUNTS, Column, flatten, indexing_row
 from triage.sinks.paths import RunPaths, SinkError
 
 _ROWS_A_CHUNK = 256
@@ -46,6 +48,8 @@ class Hdf5Sink:
         match record:
             case Verdict():
                 file.add_frame(record)
+            case Indexing():
+                file.add_indexing(record)
             case Flag():
                 file.add_flag(record)
             case RunFinished():
@@ -71,6 +75,8 @@ class _RunFile:
     def __init__(self, path: Path, started: RunStarted) -> None:
         self._path = path
         self._rows: list[dict[str, Any]] = []
+        self._late: dict[int, dict[str, Any]] = {}
+        self._frame_of_row = array("q")
         self._flushed_s = time.monotonic()
         try:
             self._file = h5py.File(path, "w", libver=_LIBVER)
@@ -81,7 +87,24 @@ class _RunFile:
 
     def add_frame(self, verdict: Verdict) -> None:
         self._rows.append(flatten(to_json(verdict)))
-        if len(self._rows) >= _LARGEST_BUFFER or time.monotonic() - self._flushed_s >= _FLUSH_EVERY_S:
+        self._frame_of_row.append(verdict.frame)
+        self._flush_when_due()
+
+    def add_indexing(self, indexing: Indexing) -> None:
+        """Fills the frame's row in, which may have been written long ago; a frame that has none is left out."""
+        row = _last(self._frame_of_row, indexing.frame)
+        if row is None:
+            return
+        written = len(self._frame_of_row) - len(self._rows)
+        if row >= written:
+            self._rows[row - written].update(indexing_row(to_json(indexing)))
+        else:
+            self._late[row] = indexing_row(to_json(indexing))
+        self._flush_when_due()
+
+    def _flush_when_due(self) -> None:
+        full = len(self._rows) >= _LARGEST_BUFFER or len(self._late) >= _LARGEST_BUFFER
+        if full or time.monotonic() - self._flushed_s >= _FLUSH_EVERY_S:
             self._flush()
 
     def add_flag(self, flag: Flag) -> None:
@@ -105,6 +128,9 @@ class _RunFile:
         self._flushed_s = time.monotonic()
         if rows:
             self._guarded(_append, self._frames, FRAME_COLUMNS, rows)
+        late, self._late = self._late, {}
+        if late:
+            self._guarded(_fill_in, self._frames, late)
 
     def _guarded(self, act: Any, *arguments: Any) -> None:
         try:
@@ -178,6 +204,23 @@ def _append(group: h5py.Group, columns: Sequence[Column], rows: Sequence[dict[st
         dataset.resize(begin + len(rows), axis=0)
         dataset[begin:] = column.block(rows)
         dataset.flush()
+
+
+def _fill_in(group: h5py.Group, late: dict[int, dict[str, Any]]) -> None:
+    """Fills in what indexing found of frames whose rows are written."""
+    rows = sorted(late)
+    for column in INDEXING_COLUMNS:
+        dataset = group[column.name]
+        dataset[rows] = column.block([late[row] for row in rows])
+        dataset.flush()
+
+
+def _last(frames: array[int], frame: int) -> int | None:
+    """The last place of a frame number among frames that mostly ascend."""
+    place = bisect_right(frames, frame) - 1
+    if place >= 0 and frames[place] == frame:
+        return place
+    return next((row for row in range(len(frames) - 1, -1, -1) if frames[row] == frame), None)
 
 
 def _fill_end(group: h5py.Group, record: dict[str, Any]) -> None:

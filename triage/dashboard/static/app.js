@@ -6,6 +6,7 @@ import { Link } from "./link.js";
 import { Store } from "./store.js";
 import { drawFacts, drawTiles } from "./tiles.js";
 import { View } from "./view.js";
+import { drawWitness } from "./witness.js";
 import { count, flagTitle } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -93,6 +94,7 @@ class Page {
     const bounds = this.view.bounds(run);
     drawFacts(run);
     drawTiles(run, this.store.rates);
+    drawWitness(run);
     this.flags.draw(run, this.selected);
     this.charts.draw(run, this.selected, bounds);
     const means = this.charts.size > 1 ? `, means of ${count(this.charts.size)} and their range` : "";

@@ -12,6 +12,7 @@ class Run {
     this.id = id;
     this.started = started;
     this.totals = null;
+    this.indexing = null;
     this.progress = null;
     this.finished = null;
     this.columns = { frame: [] };
@@ -124,7 +125,7 @@ export class Store {
     }
     const run = this.runs.get(part.run);
     if (!run) return;
-    for (const name of ["totals", "progress", "finished"]) if (part[name]) run[name] = part[name];
+    for (const name of ["totals", "indexing", "progress", "finished"]) if (part[name]) run[name] = part[name];
     if (part.frames) run.addFrames(part.frames);
     for (const flag of part.flags ?? []) {
       const episode = run.addFlag(flag);

@@ -71,6 +71,21 @@ function drawHits(run) {
   put("tile-hits", judged ? `${number((100 * hits) / judged, 1)} %` : "–", judged ? `${count(hits)} of ${plural(judged, "image")}` : "");
 }
 
+// Of the images tried; those that are not worth indexing, or came too fast, are told below.
+function drawIndexed(run) {
+  const told = run.indexing;
+  const tile = document.getElementById("tile-indexed");
+  tile.hidden = run.started.config?.indexing?.engine === "off";
+  if (!told || !told.tried) {
+    put("tile-indexed", "–", told ? `${plural(told.skipped, "image")} not worth it` : "none yet");
+    return;
+  }
+  const sampled = told.lagged ? `, ${count(told.lagged)} came too fast` : "";
+  const failed = told.failed ? `, ${count(told.failed)} failed` : "";
+  put("tile-indexed", `${number((100 * told.indexed) / told.tried, 1)} %`, `${count(told.indexed)} of ${count(told.tried)} tried${sampled}${failed}`);
+  tile.title = `Indexed by ${told.engine}`;
+}
+
 function drawStanding(run) {
   const standing = run.standing;
   const worst = SEVERITIES.find((severity) => standing.some((episode) => episode.severity === severity));
@@ -85,6 +100,7 @@ export function drawTiles(run, rates) {
   drawRate(run, rates);
   drawCoverage(run);
   drawHits(run);
+  drawIndexed(run);
   drawStanding(run);
 }
 

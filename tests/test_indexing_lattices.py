@@ -1,0 +1,223 @@
+"""The embedded indexer on spots of lattices made by closed-form geometry (tests/lattice_spots.py)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from lattice_spots import about, axes_of, lattice, misfit, outliers, reflections, run_of, spots_at, turn
+
+from triage.core import Cell, Indexed, IndexingStatus, Run
+from triage.indexing import EmbeddedIndexer
+from triage.spots import ICE_RINGS_A
+
+CELLS: dict[str, Cell] = {
+    "aP": (48.0, 61.0, 74.0, 81.0, 83.0, 75.0),
+    "mP": (52.0, 67.0, 81.0, 90.0, 104.0, 90.0),
+    "mC": (96.0, 58.0, 71.0, 90.0, 110.0, 90.0),
+    "oP": (46.0, 63.0, 88.0, 90.0, 90.0, 90.0),
+    "oC": (62.0, 95.0, 78.0, 90.0, 90.0, 90.0),
+    "oI": (66.0, 84.0, 107.0, 90.0, 90.0, 90.0),
+    "oF": (88.0, 112.0, 139.0, 90.0, 90.0, 90.0),
+    "tP": (58.0, 58.0, 96.0, 90.0, 90.0, 90.0),
+    "tI": (79.0, 79.0, 126.0, 90.0, 90.0, 90.0),
+    "hP": (68.0, 68.0, 93.0, 90.0, 90.0, 120.0),
+    "hR": (86.0, 86.0, 124.0, 90.0, 90.0, 120.0),
+    "cP": (77.0, 77.0, 77.0, 90.0, 90.0, 90.0),
+    "cI": (98.0, 98.0, 98.0, 90.0, 90.0, 90.0),
+    "cF": (124.0, 124.0, 124.0, 90.0, 90.0, 90.0),
+}
+
+
+def has(indexed: Indexed, cell: Cell, orientation: np.ndarray, centring: str = "P", *, within_deg: float = 0.5) -> bool:
+    found = (misfit(one.cell, one.orientation, cell, orientation, centring=centring) for one in indexed.solutions)
+    return any(strain < 0.02 and turned < within_deg for strain, turned in found)
+
+
+@pytest.mark.parametrize("bravais", CELLS)
+def test_every_bravais_type_without_a_cell(bravais: str) -> None:
+    rng, run = np.random.default_rng(3), run_of()
+    cell, centring = CELLS[bravais], bravais[1]
+    orientation = turn(rng)
+    positions = np.vstack([lattice(cell, orientation, run, rng, centring=centring), outliers(run, rng, 25)])
+    indexed = EmbeddedIndexer().index(spots_at(positions, run, rng), run)
+    assert indexed.status is IndexingStatus.INDEXED
+    assert len(indexed.solutions) == 1
+    assert has(indexed, cell, orientation, centring)
+    first = indexed.solutions[0]
+    assert first.bravais == bravais
+    assert np.abs(np.asarray(first.cell) / cell - 1.0).max() < 0.02
+    assert indexed.fraction_unexplained is not None
+    assert indexed.fraction_unexplained < 0.25
+
+
+@pytest.mark.parametrize("bravais", ["aP", "mC", "oP", "tI", "hR", "cF"])
+def test_known_cell(bravais: str) -> None:
+    rng, run = np.random.default_rng(5), run_of()
+    cell, centring = CELLS[bravais], bravais[1]
+    orientation = turn(rng)
+    stated = tuple(x * y for x, y in zip(cell, (1.006, 1.006, 1.006, 1.0, 1.0, 1.0), strict=True))
+    positions = np.vstack([lattice(cell, orientation, run, rng, n=40, centring=centring), outliers(run, rng, 15)])
+    indexed = EmbeddedIndexer().index(spots_at(positions, run, rng), run, cells=(stated,))  # type: ignore[arg-type]
+    assert has(indexed, cell, orientation, centring)
+    assert indexed.solutions[0].bravais == bravais
+
+
+def test_a_wrong_known_cell_does_no_harm() -> None:
+    rng, run = np.random.default_rng(6), run_of()
+    orientation = turn(rng)
+    spots = spots_at(lattice(CELLS["mP"], orientation, run, rng), run, rng)
+    indexed = EmbeddedIndexer().index(spots, run, cells=((33.0, 41.0, 57.0, 90.0, 90.0, 90.0),))
+    assert has(indexed, CELLS["mP"], orientation)
+
+
+def test_orientation_is_u_of_busing_and_levy() -> None:
+    """g = U B h, by the textbook's B (Busing & Levy, 1967, equation 3): every spot is a whole h of the lattice reported."""
+    rng, run = np.random.default_rng(7), run_of()
+    assert run.geometry is not None
+    cell = CELLS["aP"]
+    positions = lattice(cell, turn(rng), run, rng, noise_px=0.05)
+    solution = EmbeddedIndexer().index(spots_at(positions, run, rng), run).solutions[0]
+    a, b, c, *angles = solution.cell
+    alpha, beta, gamma = np.deg2rad(angles)
+    volume = (
+        a * b * c * np.sqrt(1 - np.cos([alpha, beta, gamma]) @ np.cos([alpha, beta, gamma]) + 2 * np.prod(np.cos([alpha, beta, gamma])))
+    )
+    a_star, b_star, c_star = (y * z * np.sin(x) / volume for x, y, z in ((alpha, b, c), (beta, a, c), (gamma, a, b)))
+    metric = np.linalg.inv(axes_of(solution.cell) @ axes_of(solution.cell).T)  # of the reciprocal lattice
+    u = np.asarray(solution.orientation).reshape(3, 3)
+    assert np.linalg.det(u) == pytest.approx(1.0, abs=1e-9)
+    np.testing.assert_allclose(u @ u.T, np.eye(3), atol=1e-9)
+    # gemmi's B has a along x; Busing & Levy's own has a* along x: both must give these lengths and angles
+    columns = u @ np.linalg.inv(axes_of(solution.cell))
+    np.testing.assert_allclose(columns.T @ columns, metric, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(columns, axis=0), (a_star, b_star, c_star), rtol=1e-6)
+    indices = run.geometry.scattering_vectors_per_A(positions) @ np.linalg.inv(columns).T
+    assert np.median(np.abs(indices - np.rint(indices)).max(axis=1)) < 0.1
+
+
+@pytest.mark.parametrize("apart", ["random", 1.5, 4.0])
+def test_two_lattices(apart: float | str) -> None:
+    rng, run = np.random.default_rng(11), run_of()
+    cell = CELLS["oP"]
+    first = turn(rng)
+    second = turn(rng) if apart == "random" else about(rng.normal(size=3), float(apart)) @ first
+    positions = np.vstack([lattice(cell, first, run, rng, n=110), lattice(cell, second, run, rng, n=60), outliers(run, rng, 20)])
+    indexed = EmbeddedIndexer().index(spots_at(positions, run, rng), run)
+    assert has(indexed, cell, first)
+    assert has(indexed, cell, second)
+    assert len(indexed.solutions) == 2
+    assert indexed.fraction_unexplained is not None
+    assert indexed.fraction_unexplained > 0.2
+
+
+def test_three_lattices_one_of_another_cell() -> None:
+    rng, run = np.random.default_rng(12), run_of()
+    first, second, third = (turn(rng) for _ in range(3))
+    positions = np.vstack(
+        [
+            lattice(CELLS["mP"], first, run, rng, n=130),
+            lattice(CELLS["mP"], second, run, rng, n=90),
+            lattice((38.0, 45.0, 52.0, 90.0, 90.0, 90.0), third, run, rng, n=60),
+        ]
+    )
+    indexed = EmbeddedIndexer().index(spots_at(positions, run, rng), run)
+    assert has(indexed, CELLS["mP"], first)
+    assert has(indexed, CELLS["mP"], second)
+    assert has(indexed, (38.0, 45.0, 52.0, 90.0, 90.0, 90.0), third)
+    assert [one.n_indexed for one in indexed.solutions] == sorted((one.n_indexed for one in indexed.solutions), reverse=True)
+
+
+def test_no_second_lattice_among_outliers() -> None:
+    """One lattice and 30 % other spots, 16 times: at a significance of 1e-5 for a second one, none is expected."""
+    run, second = run_of(), 0
+    for seed in range(16):
+        rng = np.random.default_rng([13, seed])
+        cell = list(CELLS.values())[seed % len(CELLS)]
+        centring = list(CELLS)[seed % len(CELLS)][1]
+        positions = np.vstack([lattice(cell, turn(rng), run, rng, n=90, centring=centring), outliers(run, rng, 40)])
+        second += len(EmbeddedIndexer().index(spots_at(positions, run, rng), run).solutions) > 1
+    assert second == 0
+
+
+@pytest.mark.parametrize("n", [15, 60, 250])
+def test_random_spots_are_not_indexed(n: int) -> None:
+    run = run_of()
+    for seed in range(2):
+        rng = np.random.default_rng([14, seed])
+        indexed = EmbeddedIndexer().index(spots_at(outliers(run, rng, n), run, rng), run, cells=(CELLS["oP"],))
+        assert indexed.status is IndexingStatus.NOT_INDEXED
+        assert indexed.reason == "no lattice explains the spots better than chance"
+        assert indexed.solutions == ()
+        assert indexed.fraction_unexplained is None
+
+
+def test_too_few_spots_and_no_geometry_are_said() -> None:
+    rng, run = np.random.default_rng(15), run_of()
+    spots = spots_at(outliers(run, rng, 7), run, rng)
+    assert EmbeddedIndexer().index(spots, run) == Indexed(
+        status=IndexingStatus.NOT_INDEXED, reason="7 spots off the ice rings; at least 10 are needed"
+    )
+    blind = dataclasses.replace(run, geometry=None, geometry_problem="no distance")
+    indexed = EmbeddedIndexer().index(spots, blind)
+    assert indexed.status is IndexingStatus.NOT_INDEXED
+    assert "no distance" in (indexed.reason or "")
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_beam_centre_three_pixels_off(known: bool) -> None:
+    rng, true_run = np.random.default_rng(16), run_of(beam_px=(1060.0, 1030.0))
+    stated = run_of(beam_px=(1062.4, 1028.2))
+    orientation = turn(rng)
+    spots = spots_at(lattice(CELLS["oP"], orientation, true_run, rng, n=150), stated, rng)
+    indexed = EmbeddedIndexer().index(spots, stated, cells=(CELLS["oP"],) if known else ())
+    assert has(indexed, CELLS["oP"], orientation)
+    assert indexed.solutions[0].n_indexed > 120
+
+
+def test_ice_spots_are_no_lattice() -> None:
+    rng, run = np.random.default_rng(17), run_of()
+    orientation = turn(rng)
+    spots = spots_at(np.vstack([lattice(CELLS["mP"], orientation, run, rng, n=80), _ice(run, rng, 120)]), run, rng)
+    indexed = EmbeddedIndexer().index(spots, run)
+    assert has(indexed, CELLS["mP"], orientation)
+    assert len(indexed.solutions) == 1
+    assert indexed.fraction_unexplained is not None
+    assert indexed.fraction_unexplained < 0.1
+    alone = EmbeddedIndexer().index(spots_at(_ice(run, rng, 200), run, rng), run)
+    assert alone.status is IndexingStatus.NOT_INDEXED
+
+
+def _ice(run: Run, rng: np.random.Generator, n: int) -> np.ndarray:
+    """Spots on ice rings: 2 theta by Bragg's law."""
+    assert run.geometry is not None
+    two_theta = 2 * np.arcsin(0.98 / 2 / rng.choice(np.asarray(ICE_RINGS_A[:5]), n))
+    radius, angle = 180.0 * np.tan(two_theta) / 0.075, rng.uniform(0, 2 * np.pi, n)
+    return np.asarray(run.geometry.beam_px) + radius[:, None] * np.column_stack([np.sin(angle), np.cos(angle)])
+
+
+def test_half_the_wavelength_is_no_larger_cell() -> None:
+    """Spots of lambda/2 lie half way between those of lambda."""
+    rng, run = np.random.default_rng(18), run_of()
+    assert run.geometry is not None
+    orientation = turn(rng)
+    half = dataclasses.replace(run.geometry, wavelength_A=0.49)
+    harmonic = reflections(CELLS["oP"], orientation, half, d_min_A=1.5)[:, :2]
+    harmonic = harmonic[rng.choice(len(harmonic), 25, replace=False)]
+    spots = spots_at(np.vstack([lattice(CELLS["oP"], orientation, run, rng, n=120), harmonic]), run, rng)
+    indexed = EmbeddedIndexer().index(spots, run)
+    assert has(indexed, CELLS["oP"], orientation)
+    assert len(indexed.solutions) == 1
+
+
+def test_the_same_spots_give_the_same_answer_in_any_order() -> None:
+    rng, run = np.random.default_rng(19), run_of()
+    spots = spots_at(lattice(CELLS["tI"], turn(rng), run, rng, centring="I"), run, rng)
+    indexer = EmbeddedIndexer()
+    first = indexer.index(spots, run)
+    assert indexer.index(spots, run) == first
+    columns = ("positions_px", "intensity", "sigma", "background", "peak", "n_pixels", "inverse_d_per_A", "on_ice")
+    order = rng.permutation(len(spots))
+    shuffled = dataclasses.replace(spots, **{name: getattr(spots, name)[order] for name in columns})
+    assert indexer.index(shuffled, run) == first

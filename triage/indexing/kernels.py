@@ -1,0 +1,219 @@
+"""Inner loops of indexing: spots assigned to a lattice's points, and least squares of the lattice on them.
+
+A lattice is its matrix A (3, 3) with columns a*, b*, c* in 1/A, so that g = A h. A spot measures g well across its ray (where it lies on
+the detector) and badly along it (mosaicity, partiality and rotation let a point diffract off the Ewald sphere), so every distance is
+split in two.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+CUT = 3.0
+"""Standard deviations, across and along, within which a spot belongs to a lattice point."""
+_SHIFT_SIGMA_PX = 2.0
+"""Of the beam centre's error that is expected: beamlines state it to a few pixels."""
+
+
+@_jit
+def inverse3(a, inverse):  # type: ignore[no-untyped-def]
+    """Writes the inverse of a (3, 3); returns its determinant, of which zero means that there is none."""
+    c00 = a[1, 1] * a[2, 2] - a[1, 2] * a[2, 1]
+    c01 = a[1, 2] * a[2, 0] - a[1, 0] * a[2, 2]
+    c02 = a[1, 0] * a[2, 1] - a[1, 1] * a[2, 0]
+    determinant = a[0, 0] * c00 + a[0, 1] * c01 + a[0, 2] * c02
+    if determinant == 0.0:
+        return 0.0
+    inverse[0, 0], inverse[1, 0], inverse[2, 0] = c00 / determinant, c01 / determinant, c02 / determinant
+    inverse[0, 1] = (a[0, 2] * a[2, 1] - a[0, 1] * a[2, 2]) / determinant
+    inverse[1, 1] = (a[0, 0] * a[2, 2] - a[0, 2] * a[2, 0]) / determinant
+    inverse[2, 1] = (a[0, 1] * a[2, 0] - a[0, 0] * a[2, 1]) / determinant
+    inverse[0, 2] = (a[0, 1] * a[1, 2] - a[0, 2] * a[1, 1]) / determinant
+    inverse[1, 2] = (a[0, 2] * a[1, 0] - a[0, 0] * a[1, 2]) / determinant
+    inverse[2, 2] = (a[0, 0] * a[1, 1] - a[0, 1] * a[1, 0]) / determinant
+    return determinant
+
+
+@_jit
+def solve_in_place(a, b):  # type: ignore[no-untyped-def]
+    """Solves a x = b for a symmetric positive a (n, n) by Cholesky; x replaces b. False where a is not positive."""
+    n = len(b)
+    for j in range(n):
+        for k in range(j):
+            a[j, j] -= a[j, k] * a[j, k]
+        if not a[j, j] > 1e-30:
+            return False
+        a[j, j] = math.sqrt(a[j, j])
+        for i in range(j + 1, n):
+            for k in range(j):
+                a[i, j] -= a[i, k] * a[j, k]
+            a[i, j] /= a[j, j]
+    for i in range(n):
+        for k in range(i):
+            b[i] -= a[i, k] * b[k]
+        b[i] /= a[i, i]
+    for i in range(n - 1, -1, -1):
+        for k in range(i + 1, n):
+            b[i] -= a[k, i] * b[k]
+        b[i] /= a[i, i]
+    return True
+
+
+@_jit
+def _part_of_turn(along, speed):  # type: ignore[no-untyped-def]
+    """Which part (-1 to 1) of half an exposure's turn brings a point that is `along` (1/A) off the sphere onto it, or nearest."""
+    if abs(along) >= abs(speed):
+        return 0.0 if speed == 0.0 else (1.0 if (along < 0.0) == (speed > 0.0) else -1.0)
+    return -along / speed
+
+
+@_jit
+def assign(a, q, ray, spin, sigma_across, sigma_along, hkl, away):  # type: ignore[no-untyped-def]
+    """The lattice point that is nearest to each spot q (n, 3), in standard deviations: fills hkl (n, 3) and away (n, 2), 1/A.
+
+    `away` is the distance across the ray and the signed one along it. Points around the nearest in indices are tried too: in a long
+    cell the nearest across the ray may be another. `spin` (3,) in rad is half the rotation of the exposure, about its axis: a point off
+    the sphere is turned onto it, as far as the exposure turns, before it is held against the spot.
+    """
+    direct = np.empty((3, 3))
+    if inverse3(a, direct) == 0.0:
+        away[:] = np.inf
+        return
+    index = np.empty(3)
+    spins = spin[0] != 0.0 or spin[1] != 0.0 or spin[2] != 0.0
+    for i in range(len(q)):
+        for k in range(3):
+            x = direct[k, 0] * q[i, 0] + direct[k, 1] * q[i, 1] + direct[k, 2] * q[i, 2]
+            index[k] = np.rint(x)
+        g0 = a[0, 0] * index[0] + a[0, 1] * index[1] + a[0, 2] * index[2]
+        g1 = a[1, 0] * index[0] + a[1, 1] * index[1] + a[1, 2] * index[2]
+        g2 = a[2, 0] * index[0] + a[2, 1] * index[1] + a[2, 2] * index[2]
+        best = np.inf
+        for u in range(-1, 2):
+            for v in range(-1, 2):
+                for w in range(-1, 2):
+                    x = g0 + u * a[0, 0] + v * a[0, 1] + w * a[0, 2]
+                    y = g1 + u * a[1, 0] + v * a[1, 1] + w * a[1, 2]
+                    z = g2 + u * a[2, 0] + v * a[2, 1] + w * a[2, 2]
+                    tx, ty, tz = spin[1] * z - spin[2] * y, spin[2] * x - spin[0] * z, spin[0] * y - spin[1] * x
+                    x, y, z = x - q[i, 0], y - q[i, 1], z - q[i, 2]
+                    along = x * ray[i, 0] + y * ray[i, 1] + z * ray[i, 2]
+                    turned = along
+                    if spins:
+                        speed = tx * ray[i, 0] + ty * ray[i, 1] + tz * ray[i, 2]
+                        part = _part_of_turn(along, speed)
+                        x, y, z = x + part * tx, y + part * ty, z + part * tz
+                        turned = along + part * speed
+                    across2 = max(x * x + y * y + z * z - turned * turned, 0.0)
+                    worth = across2 / sigma_across[i] ** 2 + along * along / sigma_along[i] ** 2
+                    if worth < best:
+                        best = worth
+                        away[i, 0], away[i, 1] = math.sqrt(across2), along
+                        hkl[i, 0], hkl[i, 1], hkl[i, 2] = index[0] + u, index[1] + v, index[2] + w
+
+
+@_jit
+def belongs(hkl, away, sigma_across, sigma_along, inside):  # type: ignore[no-untyped-def]
+    """Marks the spots within CUT of their lattice point; of several at one point the nearest. Returns their number."""
+    n, count = len(hkl), 0
+    for i in range(n):
+        inside[i] = away[i, 0] < CUT * sigma_across[i] and abs(away[i, 1]) < CUT * sigma_along[i]
+        inside[i] &= hkl[i, 0] != 0 or hkl[i, 1] != 0 or hkl[i, 2] != 0
+    for i in range(n):
+        if not inside[i]:
+            continue
+        for j in range(i):
+            if inside[j] and hkl[i, 0] == hkl[j, 0] and hkl[i, 1] == hkl[j, 1] and hkl[i, 2] == hkl[j, 2]:
+                if away[i, 0] < away[j, 0]:
+                    inside[j] = False
+                else:
+                    inside[i] = False
+                break
+    for i in range(n):
+        count += inside[i]
+    return count
+
+
+@_jit
+def step(a, shift_px, ways, spots, spin, hkl, use, sigma_across, sigma_along):  # type: ignore[no-untyped-def]
+    """One round of least squares of a (3, 3) and of the beam's shift (2,), both in place; False if there is no answer.
+
+    a changes by the sum of x_k ways_k a for `ways` (m, 3, 3): rotations, strains, or all nine elements. `spots` are q (n, 3), rays (n, 3)
+    and dq/dx (n, 3, 2) in 1/A a pixel. Weights fall off with the misfit as those of Geman & McClure (Bull. Int. Stat. Inst. 52 (1987) 5).
+    """
+    q, ray, per_px = spots
+    m = len(ways)
+    normal, right = np.zeros((m + 2, m + 2)), np.zeros(m + 2)
+    column, whitened = np.empty((m + 2, 3)), np.empty((m + 2, 3))
+    off, g, turn = np.empty(3), np.empty(3), np.empty(3)
+    for i in range(len(q)):
+        if not use[i]:
+            continue
+        for j in range(3):
+            g[j] = a[j, 0] * hkl[i, 0] + a[j, 1] * hkl[i, 1] + a[j, 2] * hkl[i, 2]
+        for j in range(3):
+            off[j] = g[j] - q[i, j] + per_px[i, j, 0] * shift_px[0] + per_px[i, j, 1] * shift_px[1]
+            column[m, j], column[m + 1, j] = per_px[i, j, 0], per_px[i, j, 1]
+            for k in range(m):
+                column[k, j] = ways[k, j, 0] * g[0] + ways[k, j, 1] * g[1] + ways[k, j, 2] * g[2]
+        across, along = 1.0 / sigma_across[i] ** 2, 1.0 / sigma_along[i] ** 2
+        d = off[0] * ray[i, 0] + off[1] * ray[i, 1] + off[2] * ray[i, 2]
+        turn[0] = spin[1] * g[2] - spin[2] * g[1]
+        turn[1] = spin[2] * g[0] - spin[0] * g[2]
+        turn[2] = spin[0] * g[1] - spin[1] * g[0]
+        speed = turn[0] * ray[i, 0] + turn[1] * ray[i, 1] + turn[2] * ray[i, 2]
+        part = _part_of_turn(d, speed)
+        for j in range(3):  # what the turn moves across the ray; along it, the whole exposure is as likely
+            off[j] += part * (turn[j] - speed * ray[i, j])
+        worth = (off[0] ** 2 + off[1] ** 2 + off[2] ** 2 - d * d) * across + d * d * along
+        weight = 1.0 / (1.0 + worth / 6.0) ** 2
+        for k in range(m + 2):
+            d = column[k, 0] * ray[i, 0] + column[k, 1] * ray[i, 1] + column[k, 2] * ray[i, 2]
+            for j in range(3):
+                whitened[k, j] = weight * (across * column[k, j] + (along - across) * d * ray[i, j])
+            right[k] -= whitened[k, 0] * off[0] + whitened[k, 1] * off[1] + whitened[k, 2] * off[2]
+        for k in range(m + 2):
+            for p in range(k + 1):
+                normal[k, p] += whitened[k, 0] * column[p, 0] + whitened[k, 1] * column[p, 1] + whitened[k, 2] * column[p, 2]
+    for k in range(m):
+        normal[k, k] = normal[k, k] * (1.0 + 1e-9) + 1e-12
+    for k in range(2):
+        normal[m + k, m + k] += 1.0 / _SHIFT_SIGMA_PX**2
+        right[m + k] -= shift_px[k] / _SHIFT_SIGMA_PX**2
+    if not solve_in_place(normal, right):
+        return False
+    change = np.zeros((3, 3))
+    for k in range(m):
+        change += right[k] * ways[k]
+    for j in range(3):
+        for i in range(3):
+            off[i] = a[i, j] + change[i, 0] * a[0, j] + change[i, 1] * a[1, j] + change[i, 2] * a[2, j]
+        a[:, j] = off
+    shift_px[0] += right[m]
+    shift_px[1] += right[m + 1]
+    return True
+
+
+@_jit
+def log10_tail(k, n, p):  # type: ignore[no-untyped-def]
+    """log10 of the probability of k or more successes in n trials of probability p (binomial)."""
+    if k <= 0 or p >= 1.0:
+        return 0.0
+    if p <= 0.0:
+        return -np.inf
+    log_p, log_q = math.log(p), math.log1p(-p)
+    top = -np.inf
+    total = 0.0
+    for i in range(k, n + 1):
+        term = math.lgamma(n + 1.0) - math.lgamma(i + 1.0) - math.lgamma(n - i + 1.0) + i * log_p + (n - i) * log_q
+        if term > top:
+            total = total * math.exp(top - term) + 1.0
+            top = term
+        else:
+            total += math.exp(term - top)
+    return min((top + math.log(total)) / math.log(10.0), 0.0)

@@ -1,0 +1,188 @@
+"""Orientations of a known cell: its two or three shortest vectors turned to where the spots' Fourier transform is highest.
+
+The lengths are known, so the first vector is sought on a sphere and the second on a cone about it, instead of both in space. A small
+rotation of a lattice that was found is sought the same way, in a ball of rotations.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+from triage.indexing.bravais import niggli
+from triage.indexing.observed import Bools, Floats, Observed
+
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "nnan", "ninf", "contract", "arcp"})
+
+TRANSFORMED = 64
+"""Innermost spots in the transform."""
+_STEP = 0.35  # between trial positions of a vector's end, in units of 1 / s_c: what the transform resolves is about 0.6
+_DIRECTIONS = 48  # of the first vector, that are followed
+_BEST = 24  # orientations
+_MOST_DIRECTIONS = 60_000
+_MOST_TURNS = 40_000
+
+
+@_jit
+def _sine(x):  # type: ignore[no-untyped-def]
+    """Sine of 2 pi x for -1/4 <= x <= 1/4 by its series to x^7."""
+    square = x * x
+    series = np.float32(41.341702) - square * (np.float32(81.605249) - square * np.float32(76.7058597))
+    return x * (np.float32(6.2831853) - square * series)
+
+
+@_jit
+def coherences(q, t, result):  # type: ignore[no-untyped-def]
+    """|sum exp(2 pi i q t)| / n for vectors t (m, 3) into `result` (m,); q (3, n), all float32.
+
+    Sine and cosine by their series, which compilers turn into vector instructions; its error is under 2e-4.
+    """
+    n = q.shape[1]
+    for k in range(len(t)):
+        x, y, z = t[k, 0], t[k, 1], t[k, 2]
+        real, imaginary = np.float32(0), np.float32(0)
+        for i in range(n):
+            turn = x * q[0, i] + y * q[1, i] + z * q[2, i]
+            f = turn - np.floor(turn + np.float32(0.5))  # -1/2 to 1/2
+            g = abs(f) - np.float32(0.25)
+            real -= _sine(g)  # cos 2 pi f = -sin 2 pi (|f| - 1/4)
+            sine = _sine(np.float32(0.25) - abs(g))  # |sin 2 pi f|
+            imaginary += sine if f >= 0 else -sine
+        result[k] = math.sqrt(real * real + imaginary * imaginary) / n
+
+
+@_jit
+def sphere(number):  # type: ignore[no-untyped-def]
+    """`number` directions (number, 3) spread evenly over half a sphere (a Fibonacci lattice: Gonzalez, Math. Geosci. 42 (2010) 49)."""
+    directions = np.empty((number, 3), dtype=np.float32)
+    golden = np.pi * (3.0 - math.sqrt(5.0))
+    for k in range(number):
+        z = 1.0 - (k + 0.5) / number
+        radius = math.sqrt(1.0 - z * z)
+        directions[k, 0], directions[k, 1], directions[k, 2] = radius * math.cos(golden * k), radius * math.sin(golden * k), z
+    return directions
+
+
+@_jit
+def distinct(vectors, worth, most, apart):  # type: ignore[no-untyped-def]
+    """Indices of the `most` worthiest of vectors (n, m) that lie further than `apart` from worthier ones and their opposites."""
+    order = np.argsort(-worth)
+    chosen = np.empty(most, dtype=np.int64)
+    count = 0
+    for k in order[: 60 * most]:
+        near = False
+        for m in range(count):
+            plus, minus = np.float32(0), np.float32(0)
+            for j in range(vectors.shape[1]):
+                plus += (vectors[k, j] - vectors[chosen[m], j]) ** 2
+                minus += (vectors[k, j] + vectors[chosen[m], j]) ** 2
+            near |= min(plus, minus) < apart * apart
+            if near:
+                break
+        if not near:
+            chosen[count] = k
+            count += 1
+            if count == most:
+                break
+    return chosen[:count]
+
+
+@_jit
+def _on_cones(q, firsts, direct, first_worth, steps):  # type: ignore[no-untyped-def]
+    """Orientations (r, 3, 3; rows: the three vectors turned) with their summed coherence (r,).
+
+    `firsts` (f, 3): directions of the first vector, either sense; `direct` (3, 3): the cell's vectors in any frame.
+    """
+    number = len(firsts) * 2 * steps
+    turned = np.empty((number, 3, 3), dtype=np.float32)
+    worth = np.empty(number, dtype=np.float32)
+    length = math.sqrt((direct[0] ** 2).sum())
+    x0 = direct[0] / length
+    y0 = direct[1] - (direct[1] * x0).sum() * x0
+    y0 = y0 / math.sqrt((y0**2).sum())
+    z0 = np.array([x0[1] * y0[2] - x0[2] * y0[1], x0[2] * y0[0] - x0[0] * y0[2], x0[0] * y0[1] - x0[1] * y0[0]])
+    parts = np.empty((3, 3))  # components of each vector along x0, y0, z0
+    for k in range(3):
+        parts[k, 0], parts[k, 1], parts[k, 2] = (direct[k] * x0).sum(), (direct[k] * y0).sum(), (direct[k] * z0).sum()
+    ends, scores = np.empty((2, 3), dtype=np.float32), np.empty(2, dtype=np.float32)
+    at = 0
+    for f in range(len(firsts)):
+        for sense in range(2):
+            x = firsts[f].astype(np.float64) * (1.0 - 2.0 * sense)
+            helper = np.zeros(3)
+            helper[np.argmin(np.abs(x))] = 1.0
+            u = np.array([x[1] * helper[2] - x[2] * helper[1], x[2] * helper[0] - x[0] * helper[2], x[0] * helper[1] - x[1] * helper[0]])
+            u /= math.sqrt((u**2).sum())
+            v = np.array([x[1] * u[2] - x[2] * u[1], x[2] * u[0] - x[0] * u[2], x[0] * u[1] - x[1] * u[0]])
+            for step in range(steps):
+                angle = 2.0 * np.pi * step / steps
+                y = math.cos(angle) * u + math.sin(angle) * v
+                z = math.cos(angle) * v - math.sin(angle) * u
+                for k in range(3):
+                    for j in range(3):
+                        turned[at, k, j] = parts[k, 0] * x[j] + parts[k, 1] * y[j] + parts[k, 2] * z[j]
+                ends[0], ends[1] = turned[at, 1], turned[at, 2]
+                coherences(q, ends, scores)
+                worth[at] = first_worth[f] + scores[0] + scores[1]
+                at += 1
+    return turned, worth
+
+
+def _inner(observed: Observed, use: Bools) -> tuple[Floats, float]:
+    """The innermost spots (3, n) float32, and the 1/d that they go out to."""
+    q = observed.measured.q[use][:TRANSFORMED]
+    return np.ascontiguousarray(q.T.astype(np.float32)), max(float(np.linalg.norm(q[-1])), 0.02)
+
+
+def anywhere(observed: Observed, use: Bools, direct: Floats) -> list[Floats]:
+    """Matrices A (3, 3) of the lattice with the primitive vectors `direct` (3, 3; rows, A) in likely orientations, unfitted."""
+    q, s_c = _inner(observed, use)
+    reduced = niggli(direct) @ direct
+    length = float(np.linalg.norm(reduced[0]))
+    number = int(np.clip(2.0 * np.pi * (length * s_c / _STEP) ** 2, 200, _MOST_DIRECTIONS))
+    directions = sphere(number)
+    worth = np.empty(number, dtype=np.float32)
+    coherences(q, np.ascontiguousarray(directions * np.float32(length)), worth)
+    spacing = math.sqrt(2.0 * np.pi / number)
+    chosen = distinct(directions, worth, _DIRECTIONS, 1.5 * spacing)
+    radius = float(np.linalg.norm(np.cross(reduced[0], reduced[1]))) / length
+    steps = int(np.clip(2.0 * np.pi * radius * s_c / _STEP, 24, 360))
+    turned, summed = _on_cones(q, directions[chosen], reduced, worth[chosen], steps)
+    return _best(turned, summed, s_c, reduced, direct)
+
+
+def nearby(observed: Observed, use: Bools, a: Floats, within_deg: float) -> list[Floats]:
+    """Matrices A (3, 3) of the lattice `a` turned by less than `within_deg`, unfitted."""
+    q, s_c = _inner(observed, use)
+    direct = np.linalg.inv(a)
+    reduced = niggli(direct) @ direct
+    longest = float(np.linalg.norm(reduced, axis=1).max())
+    within = np.deg2rad(within_deg)
+    points = int(np.clip(within * longest * s_c / _STEP, 3, (3.0 * _MOST_TURNS / (4.0 * np.pi)) ** (1.0 / 3.0)))
+    axis = np.arange(-points, points + 1) * (within / points)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    turns = rotations(grid[np.linalg.norm(grid, axis=1) <= within])  # (r, 3, 3)
+    turned = np.ascontiguousarray(np.einsum("rij,kj->rki", turns, reduced).astype(np.float32))
+    worth = np.empty(3 * len(turned), dtype=np.float32)
+    coherences(q, turned.reshape(-1, 3), worth)
+    return _best(turned, worth.reshape(-1, 3).sum(axis=1), s_c, reduced, direct)
+
+
+def _best(turned: Floats, worth: Floats, s_c: float, reduced: Floats, direct: Floats) -> list[Floats]:
+    """A of the worthiest orientations, with axes in the order of `direct`; `turned` (r, 3, 3) are the vectors of `reduced` turned."""
+    chosen = distinct(turned.reshape(len(turned), 9), worth, _BEST, 0.8 / s_c)
+    to_given = direct @ np.linalg.inv(reduced)
+    return [np.linalg.inv(to_given @ turned[k].astype(np.float64)) for k in chosen]
+
+
+def rotations(vectors: Floats) -> Floats:
+    """Rotations (r, 3, 3) by the length of vectors (r, 3) in rad about their direction (Rodrigues)."""
+    angle = np.linalg.norm(vectors, axis=1)
+    unit = vectors / np.maximum(angle, 1e-12)[:, None]
+    cross = np.zeros((len(vectors), 3, 3))
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        cross[:, i, j], cross[:, j, i] = -unit[:, k], unit[:, k]
+    sine, cosine = np.sin(angle)[:, None, None], np.cos(angle)[:, None, None]
+    return np.eye(3) + sine * cross + (1.0 - cosine) * cross @ cross

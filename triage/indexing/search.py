@@ -1,0 +1,118 @@
+"""Lattices of an unknown cell: candidate vectors, bases of three, each brought onto the spots; the least likely to be chance is best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from triage.indexing.fit import START_PX, START_RAD, fit
+from triage.indexing.observed import Bools, Floats, Observed
+from triage.indexing.significance import chance
+from triage.indexing.vectors import join, refine_vectors
+from triage.lattice import peaks_of, transform
+
+ALL_NINE = np.eye(9).reshape(9, 3, 3)
+"""Every element of A free."""
+_STEP = 0.25  # of the grid across the beam, in units of 1 / s_c (triage.lattice)
+_MOST_PLANES = 41
+_PEAKS, _SHORT_PEAKS, _VECTORS, _BASES = 70, 30, 30, 24
+_SHORT = 3  # of the grid's reach: of a small cell among other lattices the short vectors stand out, the long ones not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What is transformed, and how far out in real space."""
+
+    spots: int
+    """How many of the innermost."""
+    half: int
+    """Grid points from the origin to the edge."""
+
+
+SCOPES = (Scope(spots=64, half=144), Scope(spots=150, half=120), Scope(spots=36, half=240))
+"""Tried in turn: the usual one; more spots, where many are not the lattice's; fewer and further, for a long axis."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Trial:
+    """A lattice as fitted so far."""
+
+    a: Floats
+    """(3, 3): columns a*, b*, c* of a primitive cell, 1/A."""
+    shift_px: Floats
+    """(2,) beam centre, against where it is stated."""
+    spin: Floats
+    """(3,) half the exposure's rotation, rad; zero for a still, and where no axis fits better than none."""
+    spread: Floats
+    """(2,) standard deviations: px across the ray, rad along it."""
+    inside: Bools
+    """(n,) spots that it explains."""
+    hkl: Floats
+    """(n, 3)."""
+    away: Floats
+    """(n, 2) from their points, 1/A across and along."""
+    log10_chance: float
+    """That so many spots lie on its points by chance (`triage.indexing.significance`), before any number of trials."""
+
+    @property
+    def n(self) -> int:
+        """How many spots it explains, each reflection once."""
+        return int(self.inside.sum())
+
+
+START = (START_PX, START_RAD)
+TIGHT = (0.45, 0.0025)
+"""Spreads to start from; the narrow one keeps two lattices with a small angle between them apart."""
+
+
+def settle(
+    observed: Observed,
+    use: Bools,
+    a: Floats,
+    *,
+    ways: Floats = ALL_NINE,
+    rounds: int = 6,
+    like: Trial | None = None,
+    start: tuple[float, float] | None = None,
+    spin: Floats | None = None,
+) -> Trial:
+    """`a` fitted to the spots in `use`, starting from the shift, spread and spin of `like` where given and not stated."""
+    a = np.array(a, dtype=np.float64)
+    shift = np.zeros(2) if like is None else like.shift_px.copy()
+    if like is None or start is not None:
+        px, rad = start or START
+        spread = np.array([px, rad + observed.half_wedge_rad])
+    else:
+        spread = like.spread.copy()
+    if spin is None:
+        spin = np.zeros(3) if like is None else like.spin
+    inside, hkl, away = fit(a, shift, spread, ways, observed.measured, spin, observed.per_px_A, observed.s, use, rounds)
+    trial = Trial(a=a, shift_px=shift, spin=spin, spread=spread, inside=inside, hkl=hkl, away=away, log10_chance=0.0)
+    trial.log10_chance = chance(observed, use, trial)
+    return trial
+
+
+def candidates(observed: Observed, use: Bools, scope: Scope) -> list[Floats]:
+    """Matrices A (3, 3) of lattices that may explain the spots in `use`, unfitted."""
+    q = np.ascontiguousarray(observed.measured.q[use])
+    n_inner = min(len(q), scope.spots)
+    s_c = max(float(observed.s[use][n_inner - 1]), 0.02)
+    wavelength_A = float(np.linalg.norm(observed.measured.ray[0] - np.array([0.0, 0.0, 1.0])) / observed.s[0])
+    step = min(8.0, 2.0 / (wavelength_A * s_c))  # along the beam the sphere is thin, and coarser steps resolve it
+    half, planes = scope.half, min(_MOST_PLANES, 2 * int(scope.half * _STEP / step) + 1)
+    power = np.empty((planes, half + 1, 2 * half + 1), dtype=np.float32)
+    transform(q[:n_inner].astype(np.float32), np.float32(s_c), np.float32(step), power)
+    near, middle = half // _SHORT, planes // 2
+    thin = max(middle // _SHORT, 1)
+    inner = np.ascontiguousarray(power[max(middle - thin, 0) : middle + thin + 1, : near + 1, half - near : half + near + 1])
+    peaks = np.concatenate([peaks_of(inner, np.float32(step), n_inner, _SHORT_PEAKS), peaks_of(power, np.float32(step), n_inner, _PEAKS)])
+    vectors, on, _ = refine_vectors(q, min(n_inner, 32), peaks, s_c, _VECTORS)
+    bases, _ = join(vectors, on, _BASES)
+    return [np.linalg.inv(basis) for basis in bases]
+
+
+def unknown_cell(observed: Observed, use: Bools, scope: Scope) -> list[Trial]:
+    """Lattices that explain spots in `use`, the least likely to be chance first."""
+    trials = [settle(observed, use, a) for a in candidates(observed, use, scope)]
+    return sorted(trials, key=lambda trial: trial.log10_chance)

@@ -1,0 +1,149 @@
+"""What the slow lane is asked and what it answers, which frames are worth it, and which wait and which are shed when it lags."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+from triage.buffer import Sampler
+from triage.core import Indexed, IndexingStatus, Judgement, Run, Spots, Verdict
+
+DIFFRACTS_BELOW = 0.5
+"""A frame is worth indexing when the network finds no diffraction less probable than this."""
+LEAST_SPOTS = 10
+"""Off the ice rings: nine numbers describe a lattice, so fewer spots prove none."""
+DOUBTED_WITHIN = 0.4
+"""Of one half: between 0.1 and 0.9 the network doubts whether there are several lattices."""
+LAGS = "indexing was slower than the frames came; an even sample is indexed, those in doubt first"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """A frame to be indexed."""
+
+    run: Run
+    frame: int
+    spots: Spots
+    judgement: Judgement
+    arrived_s: float
+    """time.monotonic() when the frame arrived."""
+
+    @property
+    def certainty(self) -> float:
+        """How sure the network is of one lattice or several: 0 (it cannot tell) to 0.5."""
+        return abs(self.judgement.multi_lattice - 0.5)
+
+    @property
+    def n_bytes(self) -> int:
+        """Roughly what it holds in memory."""
+        return 500 + 40 * len(self.spots)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Outcome:
+    """What became of a frame that was chosen to be indexed."""
+
+    run_id: str
+    frame: int
+    engine: str
+    """The indexer with its version."""
+    indexed: Indexed
+    judgement: Judgement | None
+    n_spots: int
+    """Off the ice rings."""
+    arrived_s: float
+
+
+def unfit(run: Run, verdict: Verdict) -> str | None:
+    """Why a frame is not worth indexing; None where it is."""
+    if verdict.judgement is None or verdict.spots is None or verdict.found is None:
+        return "the frame could not be judged"
+    if verdict.judgement.non_diffraction >= DIFFRACTS_BELOW:
+        return f"it does not diffract (probability {verdict.judgement.non_diffraction:.2f})"
+    if run.geometry is None:
+        return "the geometry is not known"
+    if verdict.spots.count_no_ice < LEAST_SPOTS:
+        return f"{verdict.spots.count_no_ice} spots off the ice rings; at least {LEAST_SPOTS} are needed"
+    return None
+
+
+def light(run: Run) -> Run:
+    """The run without its masks: what an indexer needs of it, small enough to go with every job."""
+    return replace(run, mask=None, header=replace(run.header, pixel_mask=None))
+
+
+def skipped(run: Run, verdict: Verdict, arrived_s: float, engine: str, reason: str) -> Outcome:
+    """The outcome of a frame that is not worth indexing."""
+    return Outcome(
+        run_id=run.id,
+        frame=verdict.frame,
+        engine=engine,
+        indexed=Indexed(status=IndexingStatus.SKIPPED, reason=reason),
+        judgement=verdict.judgement,
+        n_spots=verdict.spots.count_no_ice if verdict.spots is not None else 0,
+        arrived_s=arrived_s,
+    )
+
+
+def outcome(job: Job, indexed: Indexed, engine: str) -> Outcome:
+    """The outcome of a job."""
+    return Outcome(
+        run_id=job.run.id,
+        frame=job.frame,
+        engine=engine,
+        indexed=indexed,
+        judgement=job.judgement,
+        n_spots=len(job.spots) - int(job.spots.on_ice.sum()),
+        arrived_s=job.arrived_s,
+    )
+
+
+class JobQueue:
+    """Jobs that wait. Bounded: half of it for frames the network doubts, which go first, the rest an even sample of the others.
+
+    Every second job taken is the oldest of the others, so that doubt on every frame does not starve them. Without a bound everything
+    waits, in order. Not thread-safe.
+    """
+
+    def __init__(self, capacity: int | None) -> None:
+        self._bounded = capacity is not None
+        self._most_doubted = max(1, (capacity or 0) // 2)
+        self._capacity = max(2, (capacity or 0) - self._most_doubted)
+        self._sampler = Sampler(self._capacity)
+        self._plain: deque[Job] = deque()
+        self._doubted: list[Job] = []
+        self._doubted_next = True
+        self.n_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._plain) + len(self._doubted)
+
+    def add(self, job: Job) -> Job | None:
+        """Takes a job in; gives the one that is shed for it, which may be itself."""
+        self.n_bytes += job.n_bytes
+        shed = self._admit(job)
+        self.n_bytes -= 0 if shed is None else shed.n_bytes
+        return shed
+
+    def _admit(self, job: Job) -> Job | None:
+        if self._bounded and job.certainty < DOUBTED_WITHIN:
+            self._doubted.append(job)
+            self._doubted.sort(key=lambda waiting: waiting.certainty)
+            return self._doubted.pop() if len(self._doubted) > self._most_doubted else None
+        if self._bounded and not self._sampler.admits(len(self._plain)):
+            return job
+        self._plain.append(job)
+        return None
+
+    def pop(self) -> Job | None:
+        """The next job, or None where none waits."""
+        job = self._next()
+        self.n_bytes -= 0 if job is None else job.n_bytes
+        return job
+
+    def _next(self) -> Job | None:
+        if self._doubted and (self._doubted_next or not self._plain):
+            self._doubted_next = False
+            return self._doubted.pop(0)
+        self._doubted_next = True
+        return self._plain.popleft() if self._plain else None
