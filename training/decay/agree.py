@@ -66,9 +66,11 @@ def both_ways(seed: int, split: str, index: int) -> Both:
     """One plan, simulated without and with pixels, and tracked."""
     plan = small_plan(seed, split, index)
     run = simulate(plan)
-    sums, last = [], []
+    sums: list[Floats] = []
+    last: list[Decay | None] = []
     for frames in (run.frames(), rendered_frames(run)):
-        tracker, decay = DecayTracker(plan.run()), None
+        tracker = DecayTracker(plan.run())
+        decay: Decay | None = None
         total = np.zeros((2, 25))
         for frame, spots in frames:
             shells = shell_intensities(spots)

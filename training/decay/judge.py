@@ -130,7 +130,7 @@ class _Recorded(ChangeTest):
 def verdict_of(run_id: str, frame: int, shells: ShellIntensities | None, *, diffracts: bool) -> Verdict:
     """As a judge makes it, with a network that is sure."""
     lattices = (0.02, 0.96, 0.01, 0.01) if diffracts else (0.97, 0.02, 0.005, 0.005)
-    judgement = Judgement(lattices=lattices, non_diffraction_kind=(0.25,) * 4, ice_rings=0.0, resolution_A=None)
+    judgement = Judgement(lattices=lattices, non_diffraction_kind=(0.25, 0.25, 0.25, 0.25), ice_rings=0.0, resolution_A=None)
     return Verdict(run_id=run_id, frame=frame, file=None, judgement=judgement, spots=None, shells=shells, latency_ms=0.0)
 
 
@@ -152,8 +152,8 @@ class _Information:
     """Fisher information on the growth of B in each frame, for an observer who knows when it begins and how it goes.
 
     Of a new reflection of exponential intensity with mean mu, found above t = x mu, the information on ln mu is
-    exp(-x) (1 + x^2) + x^2 exp(-2x) / (1 - exp(-x)), and exp(-x) of them are found; a reflection seen in k frames counts once. Of the same reflection again it is (I/sigma)^2.
-    The scale of each frame is free.
+    exp(-x) (1 + x^2) + x^2 exp(-2x) / (1 - exp(-x)), and exp(-x) of them are found; a reflection seen in k frames counts once.
+    Of the same reflection again it is (I/sigma)^2. The scale of each frame is free.
     """
 
     def __init__(self, run: SimulatedRun) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ def baselines(train: Sequence[JudgedRun], test: Sequence[JudgedRun], false_share
     result = {}
     for k, name in enumerate(BASELINES):
         least = trend_threshold(train, k, false_share)
-        result[name] = {"threshold": least, "rows": detection(test, lambda run, k=k, least=least: trend_at(run, k, least))}  # type: ignore[misc]
+        result[name] = {"threshold": least, "rows": detection(test, partial(trend_at, baseline=k, least_fall=least))}
     return result
 
 
