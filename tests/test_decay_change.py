@@ -75,6 +75,19 @@ def test_what_goes_with_twice_the_angle_is_anisotropy() -> None:
     assert turning < 3.0 < still
 
 
+def test_an_error_that_goes_with_the_scale_is_no_growth() -> None:
+    """A crystal leaves the beam, to a quarter; B seems to rise by 1.5 A^2 for each e-fold, as the threshold's correction may have it."""
+    log_scale = -np.clip(0.05 * np.arange(60.0), 0.0, 1.4)
+    test, blind = ChangeTest(0.0), ChangeTest(0.0)
+    for frame, its in enumerate(log_scale):
+        test.add(float(frame), -1.5 * its, 0.5, its)
+        blind.add(float(frame), -1.5 * its, 0.5)
+    seen, wrong = test.result(), blind.result()
+    assert seen is not None
+    assert wrong is not None
+    assert seen.z < 2.0 < 5.0 < wrong.z
+
+
 def test_its_memory_is_bounded() -> None:
     test = ChangeTest(0.1)
     for frame in range(1000):

@@ -58,7 +58,7 @@ class JudgedRun:
     trends: Floats
     """(BASELINES, frames planned): smoothed fall against the first frames, 0 to 1; nan where nothing was seen yet."""
     blocks: Floats
-    """(n, 3): middle frame, B in A^2 and its standard deviation of every block that went into the test."""
+    """(n, 4): middle frame, B in A^2, its standard deviation and the logarithm of the scale of every block that went into the test."""
     step_deg: float
     bound_frame: float
     """Frame at which the information first suffices for _BOUND_Z; nan: never."""
@@ -109,7 +109,7 @@ def judge_run(run: SimulatedRun) -> JudgedRun:
         outer_loss=np.array([np.nan if decay.outer_loss is None else decay.outer_loss for _, decay in found]),
         all_loss=run.loss,
         trends=_falls(seen),
-        blocks=np.array(test.taken).reshape(-1, 3),
+        blocks=np.array(test.taken).reshape(-1, 4),
         step_deg=plan.beam.rotation_deg,
         bound_frame=information.bound(),
     )
@@ -120,11 +120,11 @@ class _Recorded(ChangeTest):
 
     def __init__(self, step_deg: float) -> None:
         super().__init__(step_deg)
-        self.taken: list[tuple[float, float, float]] = []
+        self.taken: list[tuple[float, float, float, float]] = []
 
-    def add(self, frame: float, delta_B: float, sigma: float) -> None:
-        self.taken.append((frame, delta_B, sigma))
-        super().add(frame, delta_B, sigma)
+    def add(self, frame: float, delta_B: float, sigma: float, log_scale: float = 0.0) -> None:
+        self.taken.append((frame, delta_B, sigma, log_scale))
+        super().add(frame, delta_B, sigma, log_scale)
 
 
 def verdict_of(run_id: str, frame: int, shells: ShellIntensities | None, *, diffracts: bool) -> Verdict:

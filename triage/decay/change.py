@@ -2,7 +2,8 @@
 
 Damage only grows. Against a constant B stands one that grows linearly from some frame on: the generalised likelihood ratio of Siegmund &
 Venkatraman (Ann. Stat. 23 (1995) 255) over all beginnings, one-sided. Anisotropic diffraction makes the apparent B go with twice the
-rotation angle (a tensor of rank two, turned); a nuisance with a prior, told from growth once the angle is wide enough.
+rotation angle (a tensor of rank two, turned); a nuisance with a prior, told from growth once the angle is wide enough. So is an error of B
+that goes with the logarithm of the scale: what the correction of the detection threshold leaves where a crystal leaves the beam.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+_Block = tuple[float, float, float, float]
 
 _FREE_LOOKS, _PRICE_OF_LOOKS = 10.0, 4.0
 """Blocks up to which looking again costs nothing; what z^2 is lessened by with each e-fold more, so that long runs alarm no oftener than
@@ -23,6 +25,8 @@ MOST_BLOCKS = 64
 LEAST_BLOCKS = 4
 ANISOTROPY_A2 = 2.0
 """Standard deviation of the amplitude of the apparent B over the angle."""
+SCALE_ERROR_A2 = 2.0
+"""Standard deviation of the error of B for each e-fold in the scale."""
 _FLOOR_A2, _STILL_FLOOR_A2 = 0.1, 0.3
 """Standard deviation of each block's B beyond what is counted: of rotations, and of stills, where next to nothing else is left."""
 _USUAL_NOISE, _USUAL_BLOCKS = 0.7, 6.0
@@ -42,11 +46,11 @@ class Change:
 
 
 class ChangeTest:
-    """Blocks of (frame, B, variance), oldest first."""
+    """Blocks of (frame, B, variance, logarithm of the scale), oldest first."""
 
     def __init__(self, step_deg: float) -> None:
         self._step = math.radians(step_deg)
-        self._blocks: list[tuple[float, float, float]] = []
+        self._blocks: list[_Block] = []
         self._noise = _USUAL_NOISE
         self._looks = 0
 
@@ -56,9 +60,9 @@ class ChangeTest:
     def __bool__(self) -> bool:
         return True
 
-    def add(self, frame: float, delta_B: float, sigma: float) -> None:
-        """Takes a block: its middle frame, and B in A^2 with its standard deviation. Older ones are joined when there are too many."""
-        self._blocks.append((frame, delta_B, sigma**2))
+    def add(self, frame: float, delta_B: float, sigma: float, log_scale: float = 0.0) -> None:
+        """Takes a block: its middle frame, B in A^2 with its standard deviation, its scale. Too many, and older ones are joined."""
+        self._blocks.append((frame, delta_B, sigma**2, log_scale))
         self._looks += 1
         if len(self._blocks) > MOST_BLOCKS:
             pairs = zip(self._blocks[:-1:2], self._blocks[1::2], strict=True)
@@ -68,12 +72,12 @@ class ChangeTest:
         """The likeliest growth; None before there are LEAST_BLOCKS blocks."""
         if len(self._blocks) < LEAST_BLOCKS:
             return None
-        frame, b, variance = np.array(self._blocks).T
+        frame, b, variance, log_scale = np.array(self._blocks).T
         weight = 1.0 / (variance * self._noise + (_FLOOR_A2 if self._step else _STILL_FLOOR_A2) ** 2)
         starts = frame[:-2]
         ramps = np.maximum(frame - starts[:, None], 0.0) / max(frame[-1] - frame[0], 1e-9)  # (starts, n)
         both = np.vstack([ramps, b])
-        nuisance = self._nuisance(frame)
+        nuisance = self._nuisance(frame, log_scale)
         inner = (both * weight) @ nuisance
         solved = np.linalg.solve(nuisance.T @ (nuisance * weight[:, None]) + self._prior(), inner.T)
         along = (both * weight) @ b - inner @ solved[:, -1]  # products with b, the nuisance projected out
@@ -81,20 +85,20 @@ class ChangeTest:
         z = along[:-1] / np.sqrt(np.maximum(size[:-1], 1e-12))
         best = int(np.argmax(z))
         left = max(float(along[-1]) - max(float(z[best]), 0.0) ** 2, 0.0) * self._noise
-        freedom = max(len(b) - 1.0 - len(self._prior()), 0.0)
+        freedom = max(len(b) - 2.0, 0.0)  # constant and growth; the others are held by their priors
         self._noise = (left + _USUAL_NOISE * _USUAL_BLOCKS) / (freedom + _USUAL_BLOCKS)
         return Change(z=_discounted(float(z[best]), self._looks), since=int(starts[best]), noise=self._noise)
 
-    def _nuisance(self, frame: Floats) -> Floats:
-        """A constant and, for rotations, the two components of a tensor that turns; (n, 1 or 3)."""
-        if not self._step:
-            return np.ones((len(frame), 1))
-        angle = 2.0 * self._step * frame
-        return np.stack([np.ones_like(frame), np.cos(angle), np.sin(angle)], axis=1)
+    def _nuisance(self, frame: Floats, log_scale: Floats) -> Floats:
+        """A constant, the scale and, for rotations, the two components of a tensor that turns; (n, 2 or 4)."""
+        columns = [np.ones_like(frame), log_scale]
+        if self._step:
+            columns += [np.cos(2.0 * self._step * frame), np.sin(2.0 * self._step * frame)]
+        return np.stack(columns, axis=1)
 
     def _prior(self) -> Floats:
         """Inverse covariance of the nuisance."""
-        return np.diag([0.0, ANISOTROPY_A2**-2, ANISOTROPY_A2**-2]) if self._step else np.zeros((1, 1))
+        return np.diag([0.0, SCALE_ERROR_A2**-2] + [ANISOTROPY_A2**-2] * (2 if self._step else 0))
 
 
 def _discounted(z: float, looks: int) -> float:
@@ -102,8 +106,9 @@ def _discounted(z: float, looks: int) -> float:
     return math.sqrt(max(z * z - _PRICE_OF_LOOKS * math.log(max(looks / _FREE_LOOKS, 1.0)), 0.0)) if z > 0 else z
 
 
-def _joined(one: tuple[float, float, float], other: tuple[float, float, float]) -> tuple[float, float, float]:
+def _joined(one: _Block, other: _Block) -> _Block:
     """Two neighbours as one, by weight."""
-    first, second = 1.0 / one[2], 1.0 / other[2]
-    total = first + second
-    return ((one[0] * first + other[0] * second) / total, (one[1] * first + other[1] * second) / total, 1.0 / total)
+    total = 1.0 / one[2] + 1.0 / other[2]
+    share = 1.0 / (one[2] * total)
+    frame, b, log_scale = (share * one[k] + (1.0 - share) * other[k] for k in (0, 1, 3))
+    return frame, b, 1.0 / total, log_scale

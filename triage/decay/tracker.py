@@ -11,15 +11,13 @@ import numpy as np
 
 from triage.core import Decay, Run, RunKind, Verdict
 from triage.decay.calibration import probability_of
-from triage.decay.change import Change, ChangeTest
+from triage.decay.change import SCALE_ERROR_A2, Change, ChangeTest
 from triage.decay.fit import Fit
 from triage.decay.frames import FrameSpots, Sums, frame_spots
 from triage.decay.reference import Reference
 
 _FITS_A_WINDOW = 2
 """A window is fitted anew so often while its frames are replaced: more often, it would say the same again."""
-_SCALE_ERROR_A2 = 2.0
-"""Error of B for each e-fold in the scale: what the correction of the detection threshold leaves where a crystal leaves the beam."""
 _BEGUN_Z = 2.0
 """Growth in standard deviations from which a beginning is named."""
 
@@ -38,7 +36,7 @@ class DecaySettings:
 class DecayTracker:
     """Judges the decay of one run, frame by frame in order, against its first diffracting frames.
 
-    The memory is bounded: the reference frames, a short window, and at most MOST_BLOCKS past blocks of three numbers.
+    The memory is bounded: the reference frames, a short window, and at most MOST_BLOCKS past blocks of four numbers.
     """
 
     def __init__(self, run: Run, settings: DecaySettings | None = None, test: ChangeTest | None = None) -> None:
@@ -98,8 +96,7 @@ class DecayTracker:
             return
         fit = _compare(reference, self._block, self._fit)
         if fit is not None:
-            sigma = math.hypot(fit.sigma_now, _SCALE_ERROR_A2 * fit.log_scale)
-            self._test.add(float(np.mean([each.frame.frame for each in self._block])), fit.delta_B, sigma)
+            self._test.add(float(np.mean([each.frame.frame for each in self._block])), fit.delta_B, fit.sigma_now, fit.log_scale)
             self._change = self._test.result()
         self._block = []
 
@@ -120,7 +117,7 @@ class DecayTracker:
         return Decay(
             probability=probability_of(z),
             delta_B_A2=fit.delta_B,
-            delta_B_sigma=math.hypot(fit.sigma * math.sqrt(noise), _SCALE_ERROR_A2 * fit.log_scale),
+            delta_B_sigma=math.hypot(fit.sigma * math.sqrt(noise), SCALE_ERROR_A2 * fit.log_scale),
             scale=math.exp(fit.log_scale),
             reference_frames=reference.frames,
             since_frame=change.since if change is not None and z > _BEGUN_Z else None,
