@@ -285,6 +285,9 @@ def test_reasons_carry_the_numbers_in_one_sentence() -> None:
         "re-centre or shrink the beam, or expect mixed indexing."
     )
     assert "B has grown by 9.0 +- 1.2 A^2 and the scale is 0.71 of that of frames 3-14" in reasons["decay"]
+    seen = replace(decayed, since_frame=52, outer_d_A=2.38, outer_loss=0.352, inner_d_A=5.02, inner_loss=-0.041)
+    flag = next(each for each in flags_of(a_run(), [a_verdict(50 + i, GOOD, seen) for i in range(10)]) if each.flag == "decay")
+    assert "spots beyond 2.4 A have lost 35 % since frame 52 while those below 5.0 A gained 4 %" in flag.reason
     blank = flags_of(a_run(), history((EMPTY, 10)))[0].reason
     assert "nothing is seen" in blank
     salty = replace(EMPTY, non_diffraction_kind=(0.1, 0.1, 0.7, 0.1))

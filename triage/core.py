@@ -224,6 +224,15 @@ class Decay:
     scale: float
     reference_frames: tuple[int, int]
     """First and last frame of the reference, inclusive."""
+    since_frame: int | None = None
+    """Where the growth of B most likely began; None where there is no sign of one."""
+    outer_d_A: float | None = None
+    """Edge of the outer shells that `outer_loss` speaks of; None where it was not looked at."""
+    outer_loss: float | None = None
+    """Share of the intensity that the spots beyond `outer_d_A` have lost to damage, as fitted."""
+    inner_d_A: float | None = None
+    inner_loss: float | None = None
+    """The same of the spots below `inner_d_A`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +249,8 @@ class ShellIntensities:
     """Spots in the shell; empty where not counted."""
     faintest: tuple[float, ...] = ()
     """Intensity of the shell's faintest spot, in photons, 0 where there is none; empty where not looked at."""
+    spots: Spots | None = field(default=None, compare=False, repr=False)
+    """The spots themselves; None where they were not kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

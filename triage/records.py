@@ -149,6 +149,11 @@ def _decay(decay: Decay | None) -> dict[str, Any] | None:
         "delta_B_sigma": decay.delta_B_sigma,
         "scale": decay.scale,
         "reference_frames": decay.reference_frames,
+        "since_frame": decay.since_frame,
+        "outer_d_A": decay.outer_d_A,
+        "outer_loss": decay.outer_loss,
+        "inner_d_A": decay.inner_d_A,
+        "inner_loss": decay.inner_loss,
     }
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from triage.buffer import Mode
 from triage.core import Cell, RunKind
+from triage.decay.calibration import raise_at
 from triage.flags import Evidence, FlagsSettings, FlagThreshold, SerialSettings, ThresholdError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -131,6 +132,20 @@ class MultiLatticeSettings(ThresholdSettings):
     evidence: Literal["network", "fused"]
 
 
+class DecayFlagSettings(ThresholdSettings):
+    """Of radiation damage; a wanted rate of false alarms wins over `raise_at`."""
+
+    false_alarms_per_1000: Positive | None
+    """Per undamaged frame; null: `raise_at` says."""
+
+    def threshold(self) -> FlagThreshold:
+        """As the policy wants it."""
+        if self.false_alarms_per_1000 is None:
+            return super().threshold()
+        level = raise_at(self.false_alarms_per_1000)
+        return FlagThreshold(raise_at=level, clear_at=min(self.clear_at, level), k=self.k, n=self.n)
+
+
 class SerialFlagsSettings(Strict):
     """What the flags mean where every frame shows another crystal."""
 
@@ -147,7 +162,7 @@ class FlagGroups(Strict):
     false_alarms_per_1000: None
     multi_lattice: MultiLatticeSettings
     non_diffraction: ThresholdSettings
-    decay: ThresholdSettings
+    decay: DecayFlagSettings
     ice: ThresholdSettings
     coverage: ThresholdSettings
     source: ThresholdSettings

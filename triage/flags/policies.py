@@ -107,15 +107,32 @@ class DecayPolicy:
         decay = verdict.decay
         if decay is None:
             return []
-        return self._watch.update(verdict.frame, decay.probability, lambda found: self._why(found, decay), self._why_not)
+        since = decay.since_frame
+        onset = None if since is None else lambda: min(since, verdict.frame)
+        return self._watch.update(verdict.frame, decay.probability, lambda found: self._why(found, decay), self._why_not, onset)
 
     def _why(self, found: Raise, decay: Decay) -> str:
         first, last = decay.reference_frames
         return (
-            f"Radiation damage in {found.above} of the last {found.of} frames (since frame {found.first_frame}): B has grown by "
+            f"Radiation damage in {found.above} of the last {found.of} frames: {_seen(decay, found.first_frame)}B has grown by "
             f"{decay.delta_B_A2:.1f} +- {decay.delta_B_sigma:.1f} A^2 and the scale is {decay.scale:.2f} of that of frames {first}-{last}; "
             "attenuate, move to a fresh part of the crystal, or stop here."
         )
 
     def _why_not(self, found: Clear) -> str:
         return f"No growth of B in {found.below} of the last {found.of} frames (median probability {found.probability:.2f})."
+
+
+def _seen(decay: Decay, first_frame: int) -> str:
+    """What the spots show, in words; empty where only B is known."""
+    if decay.outer_d_A is None or decay.outer_loss is None or decay.inner_d_A is None or decay.inner_loss is None:
+        return ""
+    since = first_frame if decay.since_frame is None else decay.since_frame
+    return (
+        f"spots beyond {decay.outer_d_A:.1f} A have {_lost(decay.outer_loss)} since frame {since} "
+        f"while those below {decay.inner_d_A:.1f} A {_lost(decay.inner_loss)}; "
+    )
+
+
+def _lost(loss: float) -> str:
+    return f"lost {100 * loss:.0f} %" if loss >= 0 else f"gained {-100 * loss:.0f} %"

@@ -1,0 +1,146 @@
+"""Do runs without pixels agree with rendered ones? The same plans, both ways: shell intensities, spot counts, the tracker's word."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from training.decay.course import draw_course
+from training.decay.judge import MIN_SPOTS, verdict_of
+from training.decay.runs import Plan, SimulatedRun, draw_plan, simulate
+from training.simulate.diffraction import Lattice
+from training.simulate.draw import rotation_about
+from training.simulate.render import render
+from training.simulate.scene import Scene, Shadows
+from triage.core import Decay, Spots
+from triage.decay import DecayTracker, shell_intensities
+from triage.spots import DispersionFinder
+
+LOG = logging.getLogger(__name__)
+Floats = npt.NDArray[np.float64]
+DETECTOR = "EIGER2 500K"
+FRAMES = 36
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Both:
+    """One plan both ways; the first index is 0 without pixels, 1 with."""
+
+    kind: str
+    look_alike: str
+    intensity: Floats
+    """(2, shells), summed over the run's frames."""
+    count: Floats
+    """(2, shells)"""
+    delta_B: Floats
+    """(2,) at the last frame; nan where none."""
+    sigma: Floats
+    probability: Floats
+    true_delta_B: float
+
+
+def small_plan(seed: int, split: str, index: int) -> Plan:
+    """A short run on a small detector; stills or a narrow rotation."""
+    rng = np.random.default_rng([seed, 23, index])
+    plan = draw_plan(seed, split, index, detectors=(DETECTOR,))
+    step = plan.beam.rotation_deg if plan.kind != "stills" else 0.0
+    angle = np.asarray(step * np.arange(FRAMES), dtype=np.float64)
+    background = replace(plan.background, level=min(plan.background.level, 3.0), unevenness=0.0)
+    course = draw_course(rng, FRAMES, angle)
+    return replace(plan, angle_deg=angle, wedges=((0, FRAMES),), course=course, background=background)
+
+
+def rendered_frames(run: SimulatedRun) -> Iterator[tuple[int, Spots]]:
+    """The spots that the finder finds in the same run's frames, rendered."""
+    finder = DispersionFinder()
+    for frame in np.flatnonzero(run.plan.course.present):
+        rendered = render(_scene(run, int(frame)))
+        yield int(frame), finder.find(rendered.counts, rendered.run)
+
+
+def both_ways(seed: int, split: str, index: int) -> Both:
+    """One plan, simulated without and with pixels, and tracked."""
+    plan = small_plan(seed, split, index)
+    run = simulate(plan)
+    sums: list[Floats] = []
+    last: list[Decay | None] = []
+    for frames in (run.frames(), rendered_frames(run)):
+        tracker = DecayTracker(plan.run())
+        decay: Decay | None = None
+        total = np.zeros((2, 25))
+        for frame, spots in frames:
+            shells = shell_intensities(spots)
+            if shells is not None:
+                total += np.array([shells.intensity, shells.count])
+            decay = tracker.update(verdict_of("agree", frame, shells, diffracts=len(spots) >= MIN_SPOTS)) or decay
+        sums.append(total)
+        last.append(decay)
+    LOG.info("run %d: %s", index, plan.kind)
+    reference = last[0].reference_frames if last[0] is not None else (0, 0)
+    truth = float(run.delta_B_A2[-1] - run.delta_B_A2[reference[0] : reference[1] + 1].mean())
+    return Both(
+        kind=plan.kind,
+        look_alike=plan.course.look_alike,
+        intensity=np.array([each[0] for each in sums]),
+        count=np.array([each[1] for each in sums]),
+        delta_B=_of(last, "delta_B_A2"),
+        sigma=_of(last, "delta_B_sigma"),
+        probability=_of(last, "probability"),
+        true_delta_B=truth,
+    )
+
+
+def _of(decays: list[Decay | None], name: str) -> Floats:
+    return np.array([np.nan if decay is None else getattr(decay, name) for decay in decays])
+
+
+def _scene(run: SimulatedRun, frame: int) -> Scene:
+    """The frame as the renderer wants it."""
+    plan, course = run.plan, run.plan.course
+    delta_B = float(run.delta_B_A2[frame])
+    bright = float(course.brightness[frame] * run.scale[frame])
+    lattices = [_turned(plan, plan.lattice, frame, delta_B, 1.0)]
+    if course.second[frame] > 0:
+        lattices.append(_turned(plan, plan.second, frame, delta_B, float(course.second[frame])))
+    level = plan.background.level * float(course.background[frame])
+    ice = None
+    if course.ice[frame] > 0:
+        strongest = max(plan.ice.strengths)
+        strengths = tuple(x / strongest * float(course.ice[frame] / course.background[frame]) for x in plan.ice.strengths)
+        ice = replace(plan.ice, strengths=strengths, texture=0.0)
+    return Scene(
+        seed=1_000 * plan.index + frame,
+        detector=plan.detector,
+        wavelength_A=plan.geometry.wavelength_A,
+        distance_mm=plan.geometry.distance_mm,
+        beam_px=plan.geometry.beam_px,
+        beam=plan.beam,
+        lattices=tuple(lattices),
+        photons=run.photons * bright,
+        d_min_A=plan.d_min_A,
+        background=replace(plan.background, level=level),
+        ice=ice,
+        shadows=Shadows(stop_px=3.0),
+    )
+
+
+def _turned(plan: Plan, lattice: Lattice, frame: int, delta_B: float, scale: float) -> Lattice:
+    """The damaged lattice in the middle of the frame's exposure."""
+    grown = 1.0 + plan.damage.cell_growth_per_B * delta_B
+    a, b, c, alpha, beta, gamma = lattice.crystal.cell
+    crystal = replace(
+        lattice.crystal, b_factor_A2=lattice.crystal.b_factor_A2 + delta_B, cell=(a * grown, b * grown, c * grown, alpha, beta, gamma)
+    )
+    turn = rotation_about(np.asarray(plan.beam.rotation_axis), float(plan.angle_deg[frame]) + plan.beam.rotation_deg / 2)
+    orientation = turn @ np.asarray(lattice.orientation).reshape(3, 3)
+    return replace(
+        lattice,
+        crystal=crystal,
+        orientation=tuple(float(x) for x in orientation.ravel()),
+        mosaicity_deg=lattice.mosaicity_deg * (1.0 + plan.damage.broadening_per_B * delta_B),
+        scale=scale,
+    )

@@ -1,0 +1,199 @@
+"""A simulated run as the listener's tracker sees it, with the trends that people watch, and the least that could be seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from training.decay.runs import REFERENCE_FRAMES, SimulatedRun
+from triage.core import Decay, Judgement, ShellIntensities, Spots, Verdict
+from triage.decay import DecayTracker, shell_intensities
+from triage.decay.change import ChangeTest
+from triage.decay.shells import N_SHELLS, shell_of
+from triage.spots import summarise
+
+Floats = npt.NDArray[np.float64]
+
+BASELINES = ("total intensity", "spot count", "resolution limit")
+MIN_SPOTS = 8
+"""A frame with fewer does not diffract (contract, section 7)."""
+_TREND_FRAMES = 7
+"""Median over so many frames: a trend that people watch is smooth."""
+_BOUND_Z = 3.0
+"""Standard deviations at which the bound counts a growth as seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JudgedRun:
+    """What is kept of a run; arrays have one entry a frame with a decay judgement, or as said."""
+
+    index: int
+    kind: str
+    look_alike: str
+    detector: str
+    n_frames: int
+    """That arrived."""
+    exponent: float
+    """0: undamaged."""
+    onset: float
+    room_temperature: bool
+    anisotropy_A2: float
+    outer_d_A: float
+    frame: Floats
+    probability: Floats
+    delta_B: Floats
+    sigma: Floats
+    scale: Floats
+    """As stated by the tracker."""
+    true_delta_B: Floats
+    """Against the same reference frames."""
+    true_scale: Floats
+    """Damage and brightness, against the same reference frames."""
+    outer_loss: Floats
+    """As stated by the tracker; nan where it is not."""
+    all_loss: Floats
+    """True loss of the outer shell against the undamaged crystal, of every frame planned."""
+    trends: Floats
+    """(BASELINES, frames planned): smoothed fall against the first frames, 0 to 1; nan where nothing was seen yet."""
+    blocks: Floats
+    """(n, 4): middle frame, B in A^2, its standard deviation and the logarithm of the scale of every block that went into the test."""
+    step_deg: float
+    bound_frame: float
+    """Frame at which the information first suffices for _BOUND_Z; nan: never."""
+
+    @property
+    def damaged(self) -> bool:
+        """Whether there is any damage."""
+        return self.exponent > 0
+
+
+def judge_run(run: SimulatedRun) -> JudgedRun:
+    """Tracks a run as the listener does; frames of fewer than MIN_SPOTS spots are judged not to diffract."""
+    plan, plan_run = run.plan, run.plan.run()
+    test = _Recorded(plan.beam.rotation_deg)
+    tracker = DecayTracker(plan_run, test=test)
+    found: list[tuple[int, Decay]] = []
+    seen = np.full((len(BASELINES), plan.n_frames), np.nan)
+    information = _Information(run)
+    for frame, spots in run.frames():
+        decay = tracker.update(verdict_of(plan_run.id, frame, shell_intensities(spots), diffracts=len(spots) >= MIN_SPOTS))
+        if decay is not None:
+            found.append((frame, decay))
+        summary = summarise(spots)
+        seen[:, frame] = (summary.total_intensity, summary.count, 1.0 / summary.resolution_A if summary.resolution_A else 0.0)
+        information.add(frame, spots)
+    frames = np.array([frame for frame, _ in found], dtype=np.int64)
+    first, last = found[0][1].reference_frames if found else (0, 0)
+    brightness = run.scale * plan.course.brightness
+    reference = slice(first, last + 1)
+    return JudgedRun(
+        index=plan.index,
+        kind=plan.kind,
+        look_alike=plan.course.look_alike,
+        detector=plan.detector,
+        n_frames=int(plan.course.present.sum()),
+        exponent=plan.damage.exponent,
+        onset=plan.damage.onset,
+        room_temperature=plan.damage.room_temperature,
+        anisotropy_A2=plan.lattice.crystal.anisotropy_A2,
+        outer_d_A=run.outer_d_A,
+        frame=frames.astype(np.float64),
+        probability=np.array([decay.probability for _, decay in found]),
+        delta_B=np.array([decay.delta_B_A2 for _, decay in found]),
+        sigma=np.array([decay.delta_B_sigma for _, decay in found]),
+        scale=np.array([decay.scale for _, decay in found]),
+        true_delta_B=run.delta_B_A2[frames] - run.delta_B_A2[reference].mean(),
+        true_scale=brightness[frames] / brightness[reference].mean(),
+        outer_loss=np.array([np.nan if decay.outer_loss is None else decay.outer_loss for _, decay in found]),
+        all_loss=run.loss,
+        trends=_falls(seen),
+        blocks=np.array(test.taken).reshape(-1, 4),
+        step_deg=plan.beam.rotation_deg,
+        bound_frame=information.bound(),
+    )
+
+
+class _Recorded(ChangeTest):
+    """Keeps every block, for trying out other tests on them."""
+
+    def __init__(self, step_deg: float) -> None:
+        super().__init__(step_deg)
+        self.taken: list[tuple[float, float, float, float]] = []
+
+    def add(self, frame: float, delta_B: float, sigma: float, log_scale: float = 0.0) -> None:
+        self.taken.append((frame, delta_B, sigma, log_scale))
+        super().add(frame, delta_B, sigma, log_scale)
+
+
+def verdict_of(run_id: str, frame: int, shells: ShellIntensities | None, *, diffracts: bool) -> Verdict:
+    """As a judge makes it, with a network that is sure."""
+    lattices = (0.02, 0.96, 0.01, 0.01) if diffracts else (0.97, 0.02, 0.005, 0.005)
+    judgement = Judgement(lattices=lattices, non_diffraction_kind=(0.25, 0.25, 0.25, 0.25), ice_rings=0.0, resolution_A=None)
+    return Verdict(run_id=run_id, frame=frame, file=None, judgement=judgement, spots=None, shells=shells, latency_ms=0.0)
+
+
+def _falls(seen: Floats) -> Floats:
+    """1 - running median over that of the first frames, of each row; frames that never came are left out."""
+    result = np.full_like(seen, np.nan)
+    there = np.flatnonzero(np.isfinite(seen[0]))
+    if len(there) <= REFERENCE_FRAMES + _TREND_FRAMES:
+        return result
+    for row, values in enumerate(seen[:, there]):
+        start = max(float(np.median(values[:REFERENCE_FRAMES])), 1e-9)
+        windows = np.lib.stride_tricks.sliding_window_view(values, _TREND_FRAMES)
+        running = np.median(windows, axis=1)[REFERENCE_FRAMES:]
+        result[row, there[REFERENCE_FRAMES + _TREND_FRAMES - 1 :]] = 1.0 - running / start
+    return result
+
+
+class _Information:
+    """Fisher information on the growth of B in each frame, for an observer who knows when it begins and how it goes.
+
+    Of a new reflection of exponential intensity with mean mu, found above t = x mu, the information on ln mu is
+    exp(-x) (1 + x^2) + x^2 exp(-2x) / (1 - exp(-x)), and exp(-x) of them are found; a reflection seen in k frames counts once.
+    Of the same reflection again it is (I/sigma)^2. The scale of each frame is free.
+    """
+
+    def __init__(self, run: SimulatedRun) -> None:
+        self._spread = np.zeros(run.plan.n_frames)
+        self._same = run.plan.kind == "stills"
+        self._delta_B = run.delta_B_A2
+        self._share = 1.0 / run.frames_per_reflection
+        start = run.rows[: run.starts[min(REFERENCE_FRAMES, run.plan.n_frames)]]
+        self._of_one = _information_of_one(shell_of(start[:, 5]), start[:, 2].astype(np.float64))
+
+    def add(self, frame: int, spots: Spots) -> None:
+        """Takes a frame's spots."""
+        if spots.inverse_d_per_A is None or len(spots) < 2:
+            return
+        half_s2 = 0.5 * spots.inverse_d_per_A.astype(np.float64) ** 2
+        counting = (spots.sigma.astype(np.float64) / spots.intensity) ** 2
+        if self._same:
+            weight = 1.0 / counting
+        else:
+            weight = self._share / (1.0 / self._of_one[np.clip(shell_of(spots.inverse_d_per_A), 0, N_SHELLS - 1)] + counting)
+        mean = float((weight * half_s2).sum() / weight.sum())
+        self._spread[frame] = float((weight * (half_s2 - mean) ** 2).sum())
+
+    def bound(self) -> float:
+        """First frame at which sqrt(information) times the growth reaches _BOUND_Z, the crystal's own B being unknown; nan: never."""
+        total = np.maximum(np.cumsum(self._spread), 1e-12)
+        mean = np.cumsum(self._spread * self._delta_B) / total
+        z2 = np.cumsum(self._spread * self._delta_B**2) - total * mean**2
+        enough = np.flatnonzero(z2 >= _BOUND_Z**2)
+        return float(enough[0]) if len(enough) else float("nan")
+
+
+def _information_of_one(shell: npt.NDArray[np.int64], intensity: Floats) -> Floats:
+    """On ln mu, of each found spot of a shell (shells,); the threshold is the faintest tenth's, the mean that of the excess over it."""
+    result = np.ones(N_SHELLS)
+    for k in range(N_SHELLS):
+        its = intensity[shell == k]
+        if len(its) < MIN_SPOTS:
+            continue
+        threshold = float(np.percentile(its, 10))
+        x = min(threshold / max(float(its[its >= threshold].mean()) - threshold, 1e-9), 3.0)
+        result[k] = 1.0 + x * x + x * x * np.exp(-x) / max(1.0 - np.exp(-x), 1e-9)
+    return result

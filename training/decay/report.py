@@ -1,0 +1,111 @@
+"""Tables (Markdown) of an evaluation of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from training.decay.judge import JudgedRun
+from training.decay.measure import GROUPS, alarms_per_1000, baselines, by_look_alike, coverage, detection, flagged_at
+from triage.flags import FlagThreshold
+
+AIMS = {"flagged": 0.90, "false": 0.05, "coverage": 0.90}
+LOSS_AIMS = {"stills": 0.30, "rotation, 60 to 79 frames": 0.60, "rotation, 600 and more": 0.40}
+"""Median loss of the outer shell when flagged (issue 5)."""
+
+
+def report_of(train: Sequence[JudgedRun], test: Sequence[JudgedRun], threshold: FlagThreshold) -> dict[str, Any]:
+    """All numbers; `[value, low, high]` with 95 % intervals over runs. The baselines' thresholds give as many false alarms on `train`."""
+    ours = detection(test, lambda run: flagged_at(run, threshold))
+    on_train = detection(train, lambda run: flagged_at(run, threshold))
+    false_share = on_train["all"]["false"][0] if on_train["all"]["false"] else 0.0
+    return {
+        "runs": {"train": len(train), "test": len(test)},
+        "no_decay": sum(len(run.frame) == 0 for run in test),
+        "false_share_train": false_share,
+        "detection": ours,
+        "detection_train": on_train,
+        "baselines": baselines(train, test, false_share),
+        "baselines_at_5pc": baselines(train, test, AIMS["false"]),
+        "coverage": coverage(test),
+        "look_alikes": by_look_alike(test, threshold),
+        "alarms_per_1000": {"train": alarms_per_1000(train, threshold), "test": alarms_per_1000(test, threshold)},
+        "held_out_detectors": detection([run for run in test if run.index % 2], lambda run: flagged_at(run, threshold))["all"],
+    }
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The report's tables."""
+    parts = [
+        f"{report['runs']['test']} test runs ({report['no_decay']} too weak for any judgement), {report['runs']['train']} training runs.",
+        _detection_table(report),
+        _baseline_table(report),
+        _look_alike_table(report),
+        f"Alarms per 1,000 undamaged frames: {_value(report['alarms_per_1000']['train'], 3)} on training runs, "
+        f"{_value(report['alarms_per_1000']['test'], 3)} on test runs.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _detection_table(report: dict[str, Any]) -> str:
+    lines = [
+        "| runs | damaged | flagged | median loss when flagged | bound | undamaged | flagged of them | delta_B within 2 sigma |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines.extend(_row(name, report["detection"][name], report["coverage"][name]) for name in GROUPS)
+    lines.append(_row("all, held-out detectors", report["held_out_detectors"], []))
+    return "\n".join(lines)
+
+
+def _row(name: str, row: dict[str, Any], covered: Sequence[float]) -> str:
+    losses = f"{_percent(row['flagged'])} | {_percent(row['loss'])} | {_percent(row['bound'][:1])}"
+    return f"| {name} | {row['damaged']} | {losses} | {row['sound']} | {_percent(row['false'])} | {_percent(covered)} |"
+
+
+def _baseline_table(report: dict[str, Any]) -> str:
+    lines = [
+        "| detector | flagged | median loss: all | stills | 60 to 79 | 600 and more | undamaged flagged |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    columns = ("all", "stills", "rotation, 60 to 79 frames", "rotation, 600 and more")
+
+    def line(name: str, rows: dict[str, Any]) -> str:
+        losses = " | ".join(_percent(rows[column]["loss"][:1]) for column in columns)
+        return f"| {name} | {_percent(rows['all']['flagged'])} | {losses} | {_percent(rows['all']['false'])} |"
+
+    lines.append(line("this one", report["detection"]))
+    for key, words in (("baselines", "same false alarms"), ("baselines_at_5pc", "5 % false alarms")):
+        for name, entry in report[key].items():
+            lines.append(line(f"{name}, falls by {entry['threshold']:.0%} ({words})", entry["rows"]))
+    return "\n".join(lines)
+
+
+def _look_alike_table(report: dict[str, Any]) -> str:
+    lines = ["| what else happens | undamaged | flagged | damaged | flagged | median loss |", "|---|---|---|---|---|---|"]
+    for name, row in report["look_alikes"].items():
+        loss = "" if row["loss"] is None else f"{row['loss']:.0%}"
+        lines.append(f"| {name.replace('_', ' ')} | {row['sound']} | {row['false']} | {row['damaged']} | {row['flagged']} | {loss} |")
+    return "\n".join(lines)
+
+
+def _percent(value: Sequence[float]) -> str:
+    if len(value) == 0:
+        return ""
+    if len(value) == 1:
+        return f"{value[0]:.0%}"
+    return f"{value[0]:.0%} ({value[1]:.0%} to {value[2]:.0%})"
+
+
+def _value(value: Sequence[float], digits: int) -> str:
+    return f"{value[0]:.{digits}f} ({value[1]:.{digits}f} to {value[2]:.{digits}f})"
+
+
+def calibration_of(runs: Sequence[JudgedRun], zs: np.ndarray, to_probability: np.ndarray, k: int, n: int) -> list[tuple[float, float]]:
+    """(z, alarms per 1,000 undamaged frames) for each z with its probability."""
+    found = []
+    for z, probability in zip(zs, to_probability, strict=True):
+        threshold = FlagThreshold(raise_at=float(probability), clear_at=0.0, k=k, n=n)
+        found.append((float(z), alarms_per_1000(runs, threshold)[0]))
+    return found

@@ -1,0 +1,80 @@
+"""The fall-off of a few frames against that of the reference: ln y = ln(scale) - delta_B s^2/2 through what is detected in each shell."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from triage.decay.shells import Floats
+
+_HELD = 3.0
+"""Misfits beyond so many sigma count no more (Huber); below, the sums of few exponential intensities are skewed and must not be cut."""
+_LARGEST_STEP = np.array([0.7, 10.0])
+
+
+@dataclass(frozen=True, slots=True)
+class Shells:
+    """What the fit needs of the usable shells; all (shells,)."""
+
+    s2: Floats
+    ratio: Floats
+    """Detected intensity over the reference's."""
+    faintness: Floats
+    """Detection threshold of the reference over its mean intensity of a reflection."""
+    faintness_now: Floats
+    """The same with the threshold of now, which is at least as high."""
+    now: Floats
+    """Relative variance of the detected intensity were it undamaged; it grows as spots vanish."""
+    then: Floats
+    """Relative variance of the reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One comparison."""
+
+    delta_B: float
+    """A^2"""
+    sigma: float
+    """Of now and reference together."""
+    sigma_now: float
+    """Of now alone: frames that are compared with one reference share the rest."""
+    log_scale: float
+
+
+def fit(shells: Shells, start: Fit | None = None) -> Fit | None:
+    """Quasi-likelihood by Fisher scoring; None where next to nothing is left to fit.
+
+    Wilson's acentric intensities of mean mu above a threshold t add up to (mu + t) exp(-t/mu) (Wilson, Acta Cryst. 2 (1949) 318). With
+    x = t/mu of the reference and x' of now, the detected intensity falls by (y + x') exp(-x'/y) / ((1 + x) exp(-x)), the number of spots by
+    exp(x - x'/y). `start` is an earlier fit of nearly the same frames.
+    """
+    x, x_now = shells.faintness, shells.faintness_now
+    design = np.stack([np.ones_like(x), -shells.s2 / 2], axis=1)
+    found = np.array([math.log(max(float(np.median(shells.ratio)), 1e-3)), 0.0] if start is None else [start.log_scale, start.delta_B])
+    for _ in range(25):
+        y = np.exp(np.clip(design @ found, -6.0, 6.0))
+        expected = (y + x_now) / (1 + x) * np.exp(np.maximum(x - x_now / y, -300.0))
+        slope = y / (y + x_now) + x_now / y
+        now = shells.now * np.exp(np.clip(x_now / y - x, -3.0, 20.0))
+        sd = np.sqrt(now + shells.then + 1e-4)
+        misfit = np.clip((shells.ratio / np.maximum(expected, 1e-12) - 1) / sd, -_HELD, _HELD)
+        weighted = design * (slope / sd)[:, None]
+        try:
+            covariance = np.linalg.inv(weighted.T @ weighted)
+        except np.linalg.LinAlgError:
+            return None
+        step = np.clip(covariance @ (weighted.T @ misfit), -_LARGEST_STEP, _LARGEST_STEP)
+        found = found + step
+        if abs(step[1]) < 0.02:
+            break
+    else:
+        return None
+    excess = max(float((misfit**2).sum()) / (len(x) - 2), 1.0)
+    gain = covariance @ (weighted / sd[:, None]).T  # d(found)/d(relative error of a shell)
+    sigma = math.sqrt(float(covariance[1, 1]) * excess)
+    sigma_now = math.sqrt(float((gain[1] ** 2 * (now + 5e-5)).sum()))
+    result = Fit(delta_B=float(found[1]), sigma=sigma, sigma_now=sigma_now, log_scale=min(float(found[0]), 30.0))
+    return result if all(math.isfinite(value) for value in (result.delta_B, sigma, sigma_now, result.log_scale)) else None

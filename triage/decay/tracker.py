@@ -1,0 +1,145 @@
+"""Frame by frame: reference, window, fit, change."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from triage.core import Decay, Run, RunKind, Verdict
+from triage.decay.calibration import probability_of
+from triage.decay.change import SCALE_ERROR_A2, Change, ChangeTest
+from triage.decay.fit import Fit
+from triage.decay.frames import FrameSpots, Sums, frame_spots
+from triage.decay.reference import Reference
+
+_FITS_A_WINDOW = 2
+"""A window is fitted anew so often while its frames are replaced: more often, it would say the same again."""
+_BEGUN_Z = 2.0
+"""Growth in standard deviations from which a beginning is named."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecaySettings:
+    """How decay is judged; frames are diffracting ones."""
+
+    reference: int = 12
+    """Frames at the run's start that later ones are compared with, at least."""
+    reference_spots: int = 300
+    """Spots that they hold together, at least: until there are so many, or `reference_most` frames, the reference grows."""
+    reference_most: int = 24
+
+
+class DecayTracker:
+    """Judges the decay of one run, frame by frame in order, against its first diffracting frames.
+
+    The memory is bounded: the reference frames, a short window, and at most MOST_BLOCKS past blocks of four numbers.
+    """
+
+    def __init__(self, run: Run, settings: DecaySettings | None = None, test: ChangeTest | None = None) -> None:
+        self._settings = settings or DecaySettings()
+        self._judges = run.geometry is not None and run.kind not in (RunKind.SERIAL, RunKind.GRID)
+        self._start: list[FrameSpots] = []
+        self._reference: Reference | None = None
+        self._window: deque[_Kept | None] = deque()
+        self._block: list[_Kept] = []
+        self._test = test or ChangeTest(abs(run.header.omega_step_deg or 0.0))
+        self._change: Change | None = None
+        self._fit: Fit | None = None
+        self._until_fit = 0
+
+    def update(self, verdict: Verdict) -> Decay | None:
+        """The decay at this frame; None where it is meaningless, before the reference is complete, or without enough spots."""
+        if not self._judges or verdict.judgement is None or verdict.shells is None or verdict.shells.spots is None:
+            return None
+        if not verdict.judgement.non_diffraction < 0.5:
+            self._keep(None)
+            return None
+        frame = frame_spots(verdict.frame, verdict.shells.spots)
+        if self._reference is None:
+            self._start.append(frame)
+            if self._complete():
+                self._begin(Reference(self._start))
+                self._start = []
+            return None
+        kept = _Kept(frame, self._reference.sums(frame))
+        self._keep(kept)
+        self._extend(self._reference, kept)
+        return self._judged(self._reference)
+
+    def _complete(self) -> bool:
+        n = len(self._start)
+        enough = sum(len(frame.intensity) for frame in self._start) >= self._settings.reference_spots
+        return n >= self._settings.reference_most or (n >= self._settings.reference and enough)
+
+    def _begin(self, reference: Reference) -> None:
+        """The reference's own frames are the test's first blocks: damage that began in them goes on from there."""
+        self._reference = reference
+        self._window.clear()
+        for frame in reference.kept:
+            self._extend(reference, _Kept(frame, reference.sums(frame)))
+        self._block = []
+
+    def _keep(self, kept: _Kept | None) -> None:
+        self._window.append(kept)
+        size = self._reference.window if self._reference is not None else 1
+        while len(self._window) > size:
+            self._window.popleft()
+
+    def _extend(self, reference: Reference, kept: _Kept) -> None:
+        """Adds the frame to the block; a full block goes into the test."""
+        self._block.append(kept)
+        if len(self._block) < reference.window:
+            return
+        fit = _compare(reference, self._block, self._fit)
+        if fit is not None:
+            self._test.add(float(np.mean([each.frame.frame for each in self._block])), fit.delta_B, fit.sigma_now, fit.log_scale)
+            self._change = self._test.result()
+        self._block = []
+
+    def _judged(self, reference: Reference) -> Decay | None:
+        frames = [kept for kept in self._window if kept is not None]
+        if 2 * len(frames) <= reference.window:
+            return None
+        self._until_fit -= 1
+        if self._until_fit <= 0 or self._fit is None:
+            self._fit = _compare(reference, frames, self._fit)
+            self._until_fit = reference.window // _FITS_A_WINDOW
+        return None if self._fit is None else self._decay(self._fit, reference)
+
+    def _decay(self, fit: Fit, reference: Reference) -> Decay:
+        change = self._change
+        z, noise = (0.0, 1.0) if change is None else (change.z, change.noise)
+        outer_d, inner_d = reference.outer_d_A, reference.inner_d_A
+        return Decay(
+            probability=probability_of(z),
+            delta_B_A2=fit.delta_B,
+            delta_B_sigma=math.hypot(fit.sigma * math.sqrt(noise), SCALE_ERROR_A2 * fit.log_scale),
+            scale=math.exp(fit.log_scale),
+            reference_frames=reference.frames,
+            since_frame=change.since if change is not None and z > _BEGUN_Z else None,
+            outer_d_A=outer_d,
+            outer_loss=_loss(fit, reference.outer_s2),
+            inner_d_A=inner_d,
+            inner_loss=_loss(fit, reference.inner_s2),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    """A frame of the window or block."""
+
+    frame: FrameSpots
+    sums: Sums
+
+
+def _compare(reference: Reference, kept: Sequence[_Kept], start: Fit | None) -> Fit | None:
+    return reference.compare([each.frame for each in kept], [each.sums for each in kept], start)
+
+
+def _loss(fit: Fit, s2: float) -> float:
+    """Share of the intensity lost at s^2, as fitted."""
+    return 1.0 - math.exp(min(fit.log_scale - fit.delta_B * s2 / 2.0, 5.0))
