@@ -48,7 +48,7 @@ def small_plan(seed: int, split: str, index: int) -> Plan:
     rng = np.random.default_rng([seed, 23, index])
     plan = draw_plan(seed, split, index, detectors=(DETECTOR,))
     step = plan.beam.rotation_deg if plan.kind != "stills" else 0.0
-    angle = step * np.arange(FRAMES)
+    angle = np.asarray(step * np.arange(FRAMES), dtype=np.float64)
     background = replace(plan.background, level=min(plan.background.level, 3.0), unevenness=0.0)
     course = draw_course(rng, FRAMES, angle)
     return replace(plan, angle_deg=angle, wedges=((0, FRAMES),), course=course, background=background)

@@ -123,7 +123,7 @@ def baselines(train: Sequence[JudgedRun], test: Sequence[JudgedRun], false_share
 
 def coverage(runs: Sequence[JudgedRun]) -> dict[str, list[float]]:
     """By group: share of frames whose true growth of B lies within twice the stated sigma (each run weighs by its frames)."""
-    rows = {}
+    rows: dict[str, list[float]] = {}
     for name, kinds in GROUPS.items():
         inside = [np.abs(run.delta_B - run.true_delta_B) <= 2 * run.sigma for run in runs if run.kind in kinds and len(run.frame)]
         if not inside:
@@ -139,7 +139,7 @@ def coverage(runs: Sequence[JudgedRun]) -> dict[str, list[float]]:
 
 def by_look_alike(runs: Sequence[JudgedRun], threshold: FlagThreshold) -> dict[str, dict[str, Any]]:
     """Undamaged runs flagged, and damaged ones flagged with their median loss, by what else happened in the run."""
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name in sorted({run.look_alike for run in runs}):
         chosen = [run for run in runs if run.look_alike == name]
         sound = [flagged_at(run, threshold) is not None for run in chosen if not run.damaged]

@@ -189,13 +189,13 @@ def _angles(rng: np.random.Generator, kind: str) -> tuple[Floats, tuple[tuple[in
     n = int(rng.integers(*FRAMES[kind]))
     step = float(rng.choice([s for s in (0.05, 0.1, 0.1, 0.2, 0.25, 0.5) if s * n <= LARGEST_ANGLE_DEG]))
     if kind != "wedges":
-        return step * np.arange(n), ((0, n),), step
+        return np.asarray(step * np.arange(n), dtype=np.float64), ((0, n),), step
     each = n // int(rng.integers(2, 6))
     starts = [0.0]
     while len(starts) < n // each:  # some come back to where they were, some to the inverse beam
         again = starts[int(rng.integers(len(starts)))] + 180.0 * int(rng.integers(2))
         starts.append(again if rng.random() < 0.4 else float(rng.uniform(0.0, 360.0)))
-    angle = np.concatenate([start + step * np.arange(each) for start in starts])
+    angle = np.concatenate([start + step * np.arange(each, dtype=np.float64) for start in starts])
     return angle, tuple((k * each, each) for k in range(len(starts))), step
 
 

@@ -36,9 +36,9 @@ class FrameSpots:
         above = self.intensity >= cut[self.shell]
         shell, intensity = self.shell[above], self.intensity[above]
         return Sums(
-            intensity=np.bincount(shell, intensity, N_SHELLS),
+            intensity=_summed(shell, intensity),
             count=np.bincount(shell, minlength=N_SHELLS).astype(np.float64),
-            background=np.bincount(shell, self.background[above], N_SHELLS),
+            background=_summed(shell, self.background[above]),
         )
 
 
@@ -50,6 +50,10 @@ class Sums:
     count: Floats
     background: Floats
     """Photons a pixel, summed over spots."""
+
+
+def _summed(shell: Ints, weights: Floats) -> Floats:
+    return np.bincount(shell, weights, N_SHELLS).astype(np.float64)
 
 
 def frame_spots(frame: int, spots: Spots) -> FrameSpots:
@@ -77,7 +81,8 @@ def likeness(frames: Sequence[FrameSpots], lags: int) -> Floats:
     """
     result = np.zeros(lags)
     for lag in range(1, lags + 1):
-        bases = np.unique(np.linspace(0, len(frames) - 1 - lag, _BASES).astype(int)) if len(frames) > lag else []
+        last = len(frames) - 1 - lag
+        bases = sorted({last * k // (_BASES - 1) for k in range(_BASES)}) if last >= 0 else []
         shared = [_shared(frames[base], frames[base + lag]) for base in bases]
         result[lag - 1] = float(np.mean(shared)) if shared else 0.0
     return result
