@@ -23,6 +23,7 @@ Integers = npt.NDArray[np.int64]
 
 SYSTEMS = {1: "a", 2: "m", 4: "o", 6: "h", 8: "t", 12: "h", 24: "c"}
 """Letter of the crystal family by the number of rotations of the lattice."""
+_LEAST_SKEW = 1e-4  # of three vectors: their volume over the product of their lengths
 _CENTRED = {1: "P", 2: "I", 3: "R", 4: "F"}  # by the conventional cell's volume over the primitive one's
 _SMALL = np.array(list(itertools.product(range(-2, 3), repeat=3)), dtype=np.int64)  # vectors of a reduced basis: axes are among them
 _HALVES: dict[tuple[int, ...], str] = {(1, 1, 0): "C", (0, 1, 1): "A", (1, 0, 1): "B", (1, 1, 1): "I"}
@@ -72,6 +73,11 @@ def cell_of(direct: Floats) -> Cell:
     cosines = direct @ direct.T / np.outer((a, b, c), (a, b, c))
     alpha, beta, gamma = (float(np.rad2deg(np.arccos(np.clip(cosines[i, j], -1.0, 1.0)))) for i, j in ((1, 2), (0, 2), (0, 1)))
     return (a, b, c, alpha, beta, gamma)
+
+
+def is_flat(direct: Floats) -> bool:
+    """Whether three vectors (3, 3; rows) lie in a plane, or nearly so: they span no cell."""
+    return bool(abs(np.linalg.det(direct)) < _LEAST_SKEW * np.prod(np.linalg.norm(direct, axis=1)))
 
 
 def niggli(direct: Floats) -> Integers:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from triage.core import Cell, Indexed, IndexingStatus, Run, Solution, Spots
-from triage.indexing.bravais import Setting, busing_levy, settings
+from triage.indexing.bravais import Setting, busing_levy, is_flat, settings
 from triage.indexing.known_cell import anywhere, nearby
 from triage.indexing.model import (
     TURNS,
@@ -113,6 +113,8 @@ class EmbeddedIndexer:
         if not self._is_there(lattice.trial, log10_trials):
             return None
         best = with_spin(observed, use, primitive(observed, use, lattice.trial, ways=TURNS), ways=TURNS)
+        if is_flat(best.a.T):
+            return None
         return under(observed, use, best, next(iter(settings(np.linalg.inv(best.a), _EXACT_DEG))), log10_trials)
 
     def _unknown(self, observed: Observed, use: Bools) -> Lattice | None:
@@ -128,6 +130,8 @@ class EmbeddedIndexer:
             return None
         best = sharpened(observed, use, with_spin(observed, use, best))
         best = primitive(observed, use, multiplied(observed, use, best))
+        if is_flat(best.a.T):
+            return None
         return symmetrised(observed, use, best, _LOG10_UNKNOWN)
 
     def _next(self, observed: Observed, use: Bools, found: list[Lattice]) -> Lattice | None:
