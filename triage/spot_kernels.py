@@ -144,8 +144,8 @@ def _tile_background(means, row, column):  # type: ignore[no-untyped-def]
     n, lower = 0, 0
     for r in range(row, row + 3):
         for c in range(column, column + 3):
-            n += int(means[r, c] < _NO_MEAN)
-            lower += int(means[r, c] < own)
+            n += 1 if means[r, c] < _NO_MEAN else 0
+            lower += 1 if means[r, c] < own else 0
     if n == 0:
         return _NO_MEAN
     if lower <= (n - 1) // 2 and own < _NO_MEAN:
@@ -155,8 +155,8 @@ def _tile_background(means, row, column):  # type: ignore[no-untyped-def]
             below, level = 0, 0
             for rr in range(row, row + 3):
                 for cc in range(column, column + 3):
-                    below += int(means[rr, cc] < means[r, c])
-                    level += int(means[rr, cc] == means[r, c])
+                    below += 1 if means[rr, cc] < means[r, c] else 0
+                    level += 1 if means[rr, cc] == means[r, c] else 0
             if below <= (n - 1) // 2 < below + level:
                 return means[r, c]
     return own
