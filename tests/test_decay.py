@@ -152,7 +152,7 @@ def test_its_sigma_is_honest(crystal: Crystal) -> None:
     number of reflections in a shell varies as Poisson's, in a lattice less.
     """
     pulls = []
-    for seed in range(30):
+    for seed in range(60):
         decay = course(crystal, 1000 + seed, n_frames=19)[-1]
         pulls.append(decay.delta_B_A2 / decay.delta_B_sigma)
     assert np.mean(np.abs(pulls) > 2) <= 0.2
@@ -244,7 +244,9 @@ def test_shells_without_counts_are_accepted() -> None:
     tracker = DecayTracker(a_run())
     for i in range(30):
         decay = tracker.update(a_verdict(i, replace(shells, count=(), faintest=())))
-    assert decay is None
+    assert decay is not None  # thirty times the same frame
+    assert abs(decay.delta_B_A2) < 0.1
+    assert decay.probability < 0.5
 
 
 def test_the_memory_is_bounded() -> None:
@@ -281,15 +283,13 @@ def test_a_rising_background_is_no_decay() -> None:
 
 def test_a_record_says_what_was_seen_of_high_and_low_resolution() -> None:
     """Losses at the mean s^2 of the outer and inner fifths of the spots, by the fitted scale and growth."""
-    decay = course(Crystal(persistence=1.0), 3, n_frames=60, delta_B=lambda i: 10.0 * (i >= 20), scale=lambda i: 0.9 if i >= 20 else 1.0)[
-        -1
-    ]
+    decay = course(Crystal(persistence=1.0), 3, n_frames=60, delta_B=lambda i: 0.4 * max(0, i - 20))[-1]
     assert decay.outer_d_A is not None
     assert decay.outer_loss is not None
     assert decay.inner_loss is not None
     assert decay.inner_d_A is not None
     assert decay.outer_d_A < 3.0 < 4.0 < 2 * decay.inner_d_A
-    assert decay.outer_loss > 1 - 0.9 * math.exp(-10.0 / decay.outer_d_A**2 / 2) - 0.1
+    assert decay.outer_loss > 1 - math.exp(-14.0 / decay.outer_d_A**2 / 2) - 0.1  # B grew by 15.6 at the end, less within the last window
     assert 0.0 < decay.inner_loss < decay.outer_loss
     assert decay.since_frame is not None
-    assert abs(decay.since_frame - 18) <= 8
+    assert abs(decay.since_frame - 20) <= 8

@@ -51,11 +51,11 @@ RING_CONTRAST = 0.12
 """A ring counts as present when it stands out of what lies beneath by this much, and by ten standard deviations of the counts."""
 
 
-def rate(scene: Scene, s_map: torch.Tensor, shade: torch.Tensor, generator: torch.Generator) -> Smooth:
-    """Expected background photons at every pixel. `shade` is what the shadows let through, 0 to 1."""
+def rate(scene: Scene, s_map: torch.Tensor, shade: torch.Tensor, generator: torch.Generator, received: torch.Tensor) -> Smooth:
+    """Expected background photons at every pixel. `shade` is what the shadows let through, 0 to 1; `received` as `received_of` gives it."""
     s = torch.linspace(0.0, _S_TOP, _BINS)
     index = (s_map * (_BINS / _S_TOP)).to(torch.int64).clamp_(max=_BINS - 1)
-    expected = _smooth(scene.background, s)[index] * _received(scene.geometry(), scene.beam.polarisation)
+    expected = _smooth(scene.background, s)[index] * received
     if scene.background.unevenness:
         expected *= torch.exp(scene.background.unevenness * _texture(s_map.shape, 5, generator))
     if scene.background.ripple:
@@ -103,7 +103,7 @@ def _smooth(background: Background, s: torch.Tensor) -> torch.Tensor:
     return background.level * profile / profile[s > 0.05].max()
 
 
-def _received(geometry: Geometry, polarisation: float) -> torch.Tensor:
+def received_of(geometry: Geometry, polarisation: float) -> torch.Tensor:
     """What a pixel receives of isotropic scattering, over what one in the middle does (slow, fast): its solid angle, (D / r)^3 for a flat
     detector at distance D, and the polarisation factor (Kahn et al., J. Appl. Cryst. 15 (1982) 330).
     """

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from training.simulate.background import rate, resolution_map, transmission
+from training.simulate.background import rate, received_of, resolution_map, transmission
 from training.simulate.detectors import gap_mask
 from training.simulate.diffraction import Lattice, Reflections, reflections
 from training.simulate.scene import Powder, Scene
@@ -79,7 +79,7 @@ def render(scene: Scene, *, index_in_run: int = 0) -> Rendered:
     generator = torch.Generator().manual_seed(scene.seed + 7_919 * index_in_run)
     detector, geometry = scene.detector_model(), scene.geometry()
     shade = transmission(scene) * ~torch.from_numpy(gap_mask(scene.detector))
-    smooth = rate(scene, resolution_map(geometry), shade, generator)
+    smooth = rate(scene, resolution_map(geometry), shade, generator, received_of(geometry, scene.beam.polarisation))
     expected = smooth.expected
     background = float(expected[::4, ::4][shade[::4, ::4] > 0].median())
     noise2 = expected + detector.read_noise**2  # of one pixel without spots

@@ -27,6 +27,8 @@ ANISOTROPY_A2 = 2.0
 """Standard deviation of the amplitude of the apparent B over the angle."""
 SCALE_ERROR_A2 = 2.0
 """Standard deviation of the error of B for each e-fold in the scale."""
+SCALE_BLUR_A2 = 3.0
+"""Standard deviation of a block's B for each e-fold that its scale has fallen: how well the threshold's correction holds."""
 _FLOOR_A2, _STILL_FLOOR_A2 = 0.1, 0.3
 """Standard deviation of each block's B beyond what is counted: of rotations, and of stills, where next to nothing else is left."""
 _USUAL_NOISE, _USUAL_BLOCKS = 0.7, 6.0
@@ -73,7 +75,8 @@ class ChangeTest:
         if len(self._blocks) < LEAST_BLOCKS:
             return None
         frame, b, variance, log_scale = np.array(self._blocks).T
-        weight = 1.0 / (variance * self._noise + (_FLOOR_A2 if self._step else _STILL_FLOOR_A2) ** 2)
+        floor = _FLOOR_A2 if self._step else _STILL_FLOOR_A2
+        weight = 1.0 / (variance * self._noise + floor**2 + (SCALE_BLUR_A2 * np.minimum(log_scale, 0.0)) ** 2)
         starts = frame[:-2]
         ramps = np.maximum(frame - starts[:, None], 0.0) / max(frame[-1] - frame[0], 1e-9)  # (starts, n)
         both = np.vstack([ramps, b])

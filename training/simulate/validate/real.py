@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 
-from training.simulate.background import rate, resolution_map, transmission
+from training.simulate.background import rate, received_of, resolution_map, transmission
 from training.simulate.crystal import Crystal, draw_crystal
 from training.simulate.detectors import DETECTORS, gap_mask
 from training.simulate.draw import draw_scene
@@ -162,7 +162,8 @@ def _simulated_like(real: Real, geometry: Geometry, rotation_deg: float, frame: 
     """Level and number of spots as in the real frame."""
     scene = _drawn(real, geometry, rotation_deg, rng)
     gaps = torch.from_numpy(gap_mask(scene.detector))
-    smooth = rate(scene, resolution_map(geometry), transmission(scene) * ~gaps, torch.Generator().manual_seed(0)).expected
+    received = received_of(geometry, scene.beam.polarisation)
+    smooth = rate(scene, resolution_map(geometry), transmission(scene) * ~gaps, torch.Generator().manual_seed(0), received).expected
     level = scene.background.level * frame.level / float(smooth[~gaps].mean())
     background = dataclasses.replace(scene.background, level=level)
     rendered = render(dataclasses.replace(scene, background=background, visible_spots=max(len(frame.spots), 1)))
