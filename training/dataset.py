@@ -312,8 +312,6 @@ class FrameDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Inputs and targets of a split, turned and mirrored at random when training: a detector has no preferred side."""
 
     def __init__(self, arrays: Arrays, *, augment: bool) -> None:
-        if augment and arrays.spoilt is None:
-            raise ValueError("training shards without features of false spots (.spoilt.npy): set data.folder to another folder")
         self._arrays = arrays
         self._augment = augment
 

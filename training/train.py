@@ -196,7 +196,10 @@ def simulate_until(specs: list[ShardSpec], processes: int, deadline: float | Non
 
 def _loader(settings: TrainSettings, split: str) -> DataLoader[dict[str, torch.Tensor]]:
     training = split == "train"
-    simulated = FrameDataset(load(settings.data.folder, split), augment=training)
+    arrays = load(settings.data.folder, split)
+    if training and arrays.spoilt is None:  # made before there were any; labelled frames have none either, and need none
+        raise ValueError(f"{settings.data.folder}: shards without features of false spots (.spoilt.npy): set data.folder to another folder")
+    simulated = FrameDataset(arrays, augment=training)
     mixture = mixed(simulated, settings.data, split)
     return DataLoader(
         mixture.frames,

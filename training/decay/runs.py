@@ -321,14 +321,10 @@ def _smooth(plan: Plan) -> Floats:
     )
     ice = replace(plan.ice, strengths=tuple(x / max(plan.ice.strengths) for x in plan.ice.strengths), texture=0.0)
     clear = torch.ones(1, len(_S_GRID))
-    cosine = (1.0 - (_S_GRID[None] * plan.geometry.wavelength_A) ** 2 / 2.0).clamp_min(
-        0.0
-    )  # of 2 theta; polarisation averaged over azimuth
+    cosine = (1.0 - (_S_GRID[None] * plan.geometry.wavelength_A) ** 2 / 2.0).clamp_min(0.0)  # of 2 theta
     received = cosine**3 * (1.0 + cosine**2) / 2.0  # the polarisation averaged over the azimuth
     both = (scene, replace(scene, ice=ice))
-    levels = [
-        rate(each, _S_GRID[None], clear, torch.Generator(), received).expected[0].numpy() for each in (scene, replace(scene, ice=ice))
-    ]
+    levels = [rate(each, _S_GRID[None], clear, torch.Generator(), received).expected[0].numpy() for each in both]
     return np.asarray(levels, dtype=np.float64)
 
 
