@@ -10,6 +10,7 @@ from lattice_spots import about, axes_of, lattice, misfit, outliers, reflections
 
 from triage.core import Cell, Indexed, IndexingStatus, Run
 from triage.indexing import EmbeddedIndexer
+from triage.indexing.bravais import is_flat
 from triage.spots import ICE_RINGS_A
 
 CELLS: dict[str, Cell] = {
@@ -221,3 +222,8 @@ def test_the_same_spots_give_the_same_answer_in_any_order() -> None:
     order = rng.permutation(len(spots))
     shuffled = dataclasses.replace(spots, **{name: getattr(spots, name)[order] for name in columns})
     assert indexer.index(shuffled, run) == first
+
+
+@pytest.mark.parametrize(("third", "flat"), [((0.0, 0.0, 9.0), False), ((3.0, 5.0, 0.0), True), ((3.0, 5.0, 1e-4), True)])
+def test_three_vectors_in_a_plane_span_no_cell(third: tuple[float, float, float], flat: bool) -> None:
+    assert is_flat(np.array([[7.0, 0.0, 0.0], [0.0, 8.0, 0.0], third])) is flat
