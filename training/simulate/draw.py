@@ -155,6 +155,8 @@ def _draw_beam(rng: np.random.Generator, distance_mm: float, pixel_mm: float) ->
     rotation = 0.0
     if draw > 0.35:
         rotation = float(rng.choice([0.02, 0.05, 0.1, 0.1, 0.2, 0.25, 0.5]))
+        if rng.random() < 0.15:  # as frames were taken before detectors were fast, and still are for a first look
+            rotation = float(rng.choice([0.5, 1.0, 1.0, 1.5]))
     bandwidth = _log_uniform(rng, 5e-5, 5e-4)
     if rng.random() < 0.2:  # multilayer or SASE
         bandwidth = _log_uniform(rng, 1e-3, 5e-3)
@@ -223,10 +225,16 @@ def _draw_blocks(rng: np.random.Generator) -> tuple[tuple[float, float, float], 
 
 
 def draw_header_error(rng: np.random.Generator) -> HeaderError:
-    """A beam centre off by some tenths of a pixel to some pixels, a distance by some tenths of a per cent; every fourth header is right."""
+    """A beam centre off by some tenths of a pixel to some pixels, a distance by some tenths of a per cent; every fourth header is right.
+
+    In one of twelve the beam centre is an old or a wrong one, 5 to 80 px off.
+    """
     if rng.random() < 0.25:
         return HeaderError()
     slow, fast = rng.normal(0.0, _log_uniform(rng, 0.2, 3.0), size=2)
+    if rng.random() < 1 / 9:
+        angle, away = rng.uniform(0.0, 2.0 * np.pi), _log_uniform(rng, 5.0, 80.0)
+        slow, fast = away * np.sin(angle), away * np.cos(angle)
     distance = float(rng.normal(0.0, 0.001 if rng.random() < 0.8 else 0.006))
     return HeaderError(beam_px=(float(slow), float(fast)), distance=distance, wavelength=float(rng.normal(0.0, 3e-4)))
 
