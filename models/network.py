@@ -9,6 +9,7 @@ Heads: lattice count, kind of non-diffraction, ice rings, resolution limit. Plai
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -237,27 +238,36 @@ class Network(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Temperatures found on held-out frames (Guo et al., ICML 2017)."""
+    """Temperatures of the network's logits (Guo et al., ICML 2017) and weights of the trees', found on held-out frames."""
 
     lattices: float = 1.0
     kind: float = 1.0
     ice: float = 1.0
+    lattices_trees: float = 0.0
+    kind_trees: float = 0.0
+    ice_trees: float = 0.0
 
 
 class Calibrated(nn.Module):
-    """The network as it is released: calibrated probabilities leave it."""
+    """The network as it is released, with boosted trees beside it where there are any: calibrated probabilities leave it.
 
-    def __init__(self, network: Network, calibration: Calibration) -> None:
+    `trees`: of `lattices`, `kind` and `ice`; each takes features (B, F) and gives logits (B, 4), (B, 4) and (B, 1).
+    """
+
+    def __init__(self, network: Network, calibration: Calibration, trees: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
         self.network = network
         self.calibration = calibration
+        self.trees = nn.ModuleDict(trees or {})
 
     def forward(self, image: Tensor, crops: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(lattices (B, 4), kind (B, 4), ice (B,), inverse_d_per_A (B,))."""
-        logits = self.network(image, crops, features)
-        return (
-            torch.softmax(logits.lattices / self.calibration.lattices, dim=1),
-            torch.softmax(logits.kind / self.calibration.kind, dim=1),
-            torch.sigmoid(logits.ice / self.calibration.ice),
-            torch.exp(logits.log_s),
-        )
+        logits, c = self.network(image, crops, features), self.calibration
+        lattices, kind, ice = logits.lattices / c.lattices, logits.kind / c.kind, logits.ice / c.ice
+        if "lattices" in self.trees:
+            lattices = lattices + c.lattices_trees * self.trees["lattices"](features)
+        if "kind" in self.trees:
+            kind = kind + c.kind_trees * self.trees["kind"](features)
+        if "ice" in self.trees:
+            ice = ice + c.ice_trees * self.trees["ice"](features)[:, 0]
+        return torch.softmax(lattices, dim=1), torch.softmax(kind, dim=1), torch.sigmoid(ice), torch.exp(logits.log_s)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -12,12 +13,14 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from models.export import ExportError, export
 from models.network import Calibrated, Calibration, Network, NetworkSize
 from models.resnet import HalfResNet18
+from models.trees import Trees
+from training.boosting import trees_of
 from training.dataset import FrameDataset, load
 from training.evaluation.against import REPORT_NAME, previous
 from training.evaluation.frozen import load_frozen, predict, sha256_of
@@ -42,6 +45,8 @@ class Outputs:
     ice: Tensor
     log_s: Tensor
     truth: dict[str, Tensor]
+    trees: dict[str, Tensor] = field(default_factory=dict)
+    """Of `lattices`, `kind` and `ice`, where there are trees: their logits."""
 
 
 def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
@@ -71,33 +76,60 @@ def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
     return network.eval(), saved["report"]
 
 
-def run_split(network: Network, folder: Path, split: str) -> Outputs:
+def load_trees(path: Path) -> dict[str, Trees]:
+    """The boosted trees of a `network.pt`; none where it was trained without."""
+    return trees_of(torch.load(path, map_location="cpu", weights_only=True).get("trees", {}))
+
+
+def run_split(network: Network, folder: Path, split: str, trees: Mapping[str, Trees] | None = None) -> Outputs:
     """Logits of every frame of a split."""
-    parts, truths = [], []
+    parts, truths, beside = [], [], []
     names = ("lattices", "kind", "ice", "s_max")
     with torch.inference_mode():
         for batch in DataLoader(FrameDataset(load(folder, split), augment=False), batch_size=64):
             logits = network(batch["image"], batch["crops"], batch["features"])
             parts.append((logits.lattices, logits.kind, logits.ice, logits.log_s))
             truths.append({name: batch[name] for name in names})
+            beside.append({head: forest(batch["features"]) for head, forest in (trees or {}).items()})
     lattices, kind, ice, log_s = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Outputs(lattices, kind, ice, log_s, truth={name: torch.cat([t[name] for t in truths]) for name in names})
-
-
-def calibrate(outputs: Outputs) -> Calibration:
-    """Temperatures that make the held-out split likeliest (Guo et al., ICML 2017)."""
-    kinds = outputs.truth["kind"]
-    cross_entropy = torch.nn.functional.cross_entropy
-    return Calibration(
-        lattices=_temperature(lambda t: cross_entropy(outputs.lattices / t, outputs.truth["lattices"])),
-        kind=_temperature(lambda t: cross_entropy(outputs.kind[kinds >= 0] / t, kinds[kinds >= 0])) if (kinds >= 0).any() else 1.0,
-        ice=_temperature(lambda t: torch.nn.functional.binary_cross_entropy_with_logits(outputs.ice / t, outputs.truth["ice"])),
+    return Outputs(
+        lattices,
+        kind,
+        ice,
+        log_s,
+        truth={name: torch.cat([t[name] for t in truths]) for name in names},
+        trees={head: torch.cat([said[head] for said in beside]) for head in trees or {}},
     )
 
 
-def _temperature(loss: Any) -> float:
-    grid = np.exp(np.linspace(np.log(0.4), np.log(4.0), 120))
-    return float(grid[int(np.argmin([float(loss(float(t))) for t in grid]))])
+def calibrate(outputs: Outputs) -> Calibration:
+    """Temperatures (Guo et al., ICML 2017), and weights of the trees, that make the held-out split likeliest."""
+    kinds, entropy, binary = outputs.truth["kind"], nn.functional.cross_entropy, nn.functional.binary_cross_entropy_with_logits
+    known = kinds >= 0
+    trees = outputs.trees
+    beside = {"kind": trees["kind"][known] if "kind" in trees else None, "ice": trees["ice"][:, 0] if "ice" in trees else None}
+    lattices = _blend(outputs.lattices, trees.get("lattices"), lambda x: entropy(x, outputs.truth["lattices"]))
+    kind = _blend(outputs.kind[known], beside["kind"], lambda x: entropy(x, kinds[known])) if known.any() else (1.0, 0.0)
+    ice = _blend(outputs.ice, beside["ice"], lambda x: binary(x, outputs.truth["ice"]))
+    return Calibration(lattices=lattices[0], kind=kind[0], ice=ice[0], lattices_trees=lattices[1], kind_trees=kind[1], ice_trees=ice[1])
+
+
+def _blend(network: Tensor, trees: Tensor | None, loss: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    """The temperature of the network's logits, 0.4 to 40, and the weight of the trees', 0 to 2, of least loss."""
+    coarse = [
+        (t, w)
+        for t in np.exp(np.linspace(np.log(0.4), np.log(40.0), 40))
+        for w in (np.linspace(0.0, 2.0, 21) if trees is not None else (0.0,))
+    ]
+
+    def best(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
+        return min(pairs, key=lambda pair: float(loss(network / pair[0] + (pair[1] * trees if trees is not None else 0.0))))
+
+    t, w = best(coarse)
+    around = np.linspace(-1.0, 1.0, 21)
+    weights = np.clip(w + 0.1 * around, 0.0, 2.0) if trees is not None else (0.0,)
+    t, w = best((float(t * np.exp(0.12 * step)), float(weight)) for step in around for weight in weights)
+    return float(t), float(w)
 
 
 def release(settings: ExportPart) -> str:
@@ -107,11 +139,12 @@ def release(settings: ExportPart) -> str:
     """
     out, candidate = Path(settings.out), Path(settings.out).with_suffix(".candidate.onnx")
     network, trained = load_network(Path(settings.network))
-    outputs = run_split(network, Path(settings.data), "validation")
+    trees = load_trees(Path(settings.network))
+    outputs = run_split(network, Path(settings.data), "validation", trees)
     calibration = calibrate(outputs)
     metadata = _metadata(trained, settings.version, calibration, outputs.truth["lattices"])
     try:
-        difference = export(Calibrated(network, calibration), metadata, candidate)
+        difference = export(Calibrated(network, calibration, trees), metadata, candidate)
     except ExportError as error:
         raise Refused(str(error)) from None
     LOG.info("%s: calibration %s, ONNX differs from torch by %.1e", out, calibration, difference)

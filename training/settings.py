@@ -119,6 +119,17 @@ class NetworkSettings(_Strict):
         )
 
 
+class TreesSettings(_Strict):
+    """The boosted trees beside the network."""
+
+    rounds: Annotated[int, Field(ge=0, le=5000)] = 200
+    """0: no trees."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.06
+    leaves: Annotated[int, Field(ge=2, le=255)] = 15
+    depth: Annotated[int, Field(ge=1, le=30)] = 8
+    l2: Annotated[float, Field(ge=0.0)] = 1.0
+
+
 class TrainSettings(_Strict):
     """Everything `triage train` takes."""
 
@@ -133,6 +144,7 @@ class TrainSettings(_Strict):
     trainer: TrainerSettings
     tracking: TrainTracking
     network: NetworkSettings
+    trees: TreesSettings = TreesSettings()
 
 
 class SimulatePart(Strict):

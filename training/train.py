@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 
 from models.resnet import HalfResNet18
+from training.boosting import fit_trees
 from training.callbacks import EpochLog, LegEnd
 from training.dataset import FrameDataset, ShardSpec, load, make_shards, provenance
 from training.labels.dataset import labels_report, mixed
@@ -68,7 +69,10 @@ def train(settings: TrainSettings) -> Path | None:
         "validation_loss": float(best.best_model_score) if best.best_model_score is not None else None,
     }
     weights = averaged_weights(Path(best.best_model_path or last.best_model_path))
-    torch.save({"weights": weights, "report": report}, settings.out / "network.pt")
+    saved = {"weights": weights, "report": report}
+    if settings.trees.rounds and settings.network.kind == "triage":
+        saved["trees"] = fit_trees(load(settings.data.folder, "train"), settings.trees, settings.seed)
+    torch.save(saved, settings.out / "network.pt")
     (settings.out / "report.json").write_text(json.dumps(report, indent=1))
     log_artifacts(logger, settings.out)
     return settings.out

@@ -8,6 +8,9 @@ import numpy.typing as npt
 from triage.core import FloatArray, Run, Spots
 from triage.lattice_features import LATTICE_FEATURES, lattice_features
 
+_NTH = (1, 4, 8, 16, 32)
+"""The nth strongest spots whose I/sigma is told: a lattice that counts has eight."""
+
 FEATURE_NAMES = (
     "log_count",
     "log_count_off_ice",
@@ -26,9 +29,19 @@ FEATURE_NAMES = (
     "azimuthal_unevenness",
     "powder_likeness",
     *LATTICE_FEATURES,
+    "log_rotation_deg",
+    "share_on_lines",
+    "share_in_rings",
+    "log_count_clean",
+    "log_count_clean_5_sigma",
+    *(f"log_i_over_sigma_clean_{n}" for n in _NTH),
 )
 N_FEATURES = len(FEATURE_NAMES)
 
+_LINE_PX = 3
+_SHELL_PER_A, _SHELLS_ROUND = 0.005, 6
+_CROWD_SIGMA, _CROWD_LEAST = 6.0, 4.0
+"""What is crowded has so many standard deviations and so many spots more than expected."""
 _STRONGEST = 250  # bounds the pair statistics to a millisecond or so
 
 
@@ -46,7 +59,12 @@ def spot_features(spots: Spots, run: Run) -> FloatArray:
     values.extend(np.percentile(spots.inverse_d_per_A, (5, 25, 50, 75, 95)) if spots.inverse_d_per_A is not None else [0.0] * 5)
     values.extend(_neighbours(spots))
     values.extend(_radial(spots, run))
-    values.extend(lattice_features(spots, run.geometry) if run.geometry is not None else [0.0] * len(LATTICE_FEATURES))
+    on_lines, in_rings = crowded_lines(spots, run.header.shape_px), crowded_rings(spots)
+    clean = ~(on_lines | in_rings)
+    values.extend(lattice_features(spots, run.geometry, clean) if run.geometry is not None else [0.0] * len(LATTICE_FEATURES))
+    values.append(float(np.log(abs(run.header.omega_step_deg or 0.0) + 0.01)))
+    values.extend([float(on_lines.mean()), float(in_rings.mean())])
+    values.extend(_strongest(spots, clean))
     return np.nan_to_num(np.asarray(values, dtype=np.float32), posinf=20.0, neginf=-20.0)
 
 
@@ -81,6 +99,44 @@ def _repeats(vectors: npt.NDArray[np.float64]) -> list[float]:
     chance = len(vectors) * 16.0 / float(extent.prod())
     own = np.log1p(counts[inverse] / max(chance, 1e-3))
     return [float(own.mean()), float(np.percentile(own, 90))]
+
+
+def crowded_lines(spots: Spots, shape_px: tuple[int, int] | None) -> npt.NDArray[np.bool_]:
+    """Which spots (n,) lie in a row or column of pixels with far more of them than chance: hot lines, borders of chips and modules."""
+    result = np.zeros(len(spots), dtype=bool)
+    if shape_px is None:
+        return result
+    for axis, length in enumerate(shape_px):
+        rows = spots.positions_px[:, axis].astype(int).clip(0, length - 1)
+        counts = np.bincount(rows, minlength=length).astype(np.float64)
+        near = np.convolve(counts, np.ones(_LINE_PX), mode="same")
+        expected = len(spots) * _LINE_PX / length
+        result |= near[rows] > expected + _CROWD_SIGMA * np.sqrt(expected) + _CROWD_LEAST
+    return result
+
+
+def crowded_rings(spots: Spots) -> npt.NDArray[np.bool_]:
+    """Which spots (n,) lie in a thin shell of 1/d with far more of them than its neighbourhood: textured powders, ice."""
+    if spots.inverse_d_per_A is None:
+        return np.zeros(len(spots), dtype=bool)
+    shells = (spots.inverse_d_per_A / _SHELL_PER_A).astype(int).clip(0, 499)
+    counts = np.bincount(shells, minlength=500).astype(np.float64)
+    pair = counts + np.maximum(np.roll(counts, 1), np.roll(counts, -1))  # a ring may lie on a border of shells
+    expected = 2.0 * median_filter_1d(counts, _SHELLS_ROUND)
+    return np.asarray((pair > expected + _CROWD_SIGMA * np.sqrt(expected) + _CROWD_LEAST)[shells])
+
+
+def median_filter_1d(values: npt.NDArray[np.float64], half: int) -> npt.NDArray[np.float64]:
+    """Running median (n,) over 2 half + 1 values; the ends repeat."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, half, mode="edge"), 2 * half + 1)
+    return np.asarray(np.median(windows, axis=1))
+
+
+def _strongest(spots: Spots, clean: npt.NDArray[np.bool_]) -> list[float]:
+    """Numbers of spots that nothing speaks against, and the I/sigma of the nth strongest of them."""
+    significance = np.sort(spots.intensity[clean] / spots.sigma[clean])[::-1]
+    values = [float(np.log1p(len(significance))), float(np.log1p((significance >= 5.0).sum()))]
+    return values + [float(np.log1p(significance[n - 1])) if len(significance) >= n else 0.0 for n in _NTH]
 
 
 def _radial(spots: Spots, run: Run) -> list[float]:

@@ -118,7 +118,8 @@ def _is_top(power, k, i, j):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _residual(index):  # type: ignore[no-untyped-def]
+def off_whole(index):  # type: ignore[no-untyped-def]
+    """How far an index is from the nearest whole number, -0.5 to 0.5."""
     return index - np.rint(index)
 
 
@@ -158,7 +159,7 @@ def _refine(t, q, limit, work):  # type: ignore[no-untyped-def]
         a[:], b[:] = 0.0, 0.0
         total, n = 0.0, 0
         for i in range(len(q)):
-            off = _residual(q[i, 0] * t[0] + q[i, 1] * t[1] + q[i, 2] * t[2] - shift)
+            off = off_whole(q[i, 0] * t[0] + q[i, 1] * t[1] + q[i, 2] * t[2] - shift)
             if abs(off) > limit:
                 continue
             total += off
@@ -183,7 +184,7 @@ def _on_planes(t, shift, q, on):  # type: ignore[no-untyped-def]
         index = q[i, 0] * t[0] + q[i, 1] * t[1] + q[i, 2] * t[2] - shift
         total += index
         square += index * index
-        on[i] = abs(_residual(index)) < _TOLERANCE
+        on[i] = abs(off_whole(index)) < _TOLERANCE
         n += on[i]
     return n, np.sqrt(max(square / len(q) - (total / len(q)) ** 2, 0.0))
 
@@ -260,7 +261,7 @@ def _settle(basis, q):  # type: ignore[no-untyped-def]
         for i in range(n):
             inside = True
             for k in range(3):
-                inside &= abs(_residual(q[i, 0] * basis[k, 0] + q[i, 1] * basis[k, 1] + q[i, 2] * basis[k, 2] - shifts[k])) < limit
+                inside &= abs(off_whole(q[i, 0] * basis[k, 0] + q[i, 1] * basis[k, 1] + q[i, 2] * basis[k, 2] - shifts[k])) < limit
             if inside:
                 chosen[m] = q[i]
                 m += 1
@@ -301,7 +302,7 @@ def residuals(q, s1, basis, inverse, shifts):  # type: ignore[no-untyped-def]
         worst = 0.0
         for k in range(3):
             index = q[i, 0] * basis[k, 0] + q[i, 1] * basis[k, 1] + q[i, 2] * basis[k, 2] - shifts[k]
-            delta[k] = _residual(index)
+            delta[k] = off_whole(index)
             indices[i, k] = np.int64(np.rint(index))
             worst = max(worst, abs(delta[k]))
         along, square = 0.0, 0.0

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from triage.core import Spots
 from triage.geometry import Geometry
 from triage.lattice import HALF, MOST_PLANES, REACH, TRANSFORMED, lattice_of, residuals, same_indices, small_rotation
+from triage.lattice_grow import grown
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -40,6 +41,11 @@ LATTICE_FEATURES = (
     "split_share",
     "split_log_agreed",
     "split_log_deg",
+    "lattice_share_unmoved",
+    "lattice_log_moved_px",
+    "lattice_share_between",
+    "lattice_log_between",
+    "lattice_share_halfway",
 )
 MIN_SPOTS = 8
 FITTED = 256
@@ -52,6 +58,14 @@ _ACROSS_PX = 2.0
 _ACROSS_MEDIANS = 3.5  # a spot is explained within this many medians of the explained ones' distances, and at least _ACROSS_PX
 
 
+_BEAM_PX = 30.0
+"""Standard deviation of the beam centre's error."""
+_MANY = 32
+"""Spots from which the beam centre is free."""
+_SHARE_BETWEEN, _LEAST_BETWEEN = 0.35, 6
+"""Of the unexplained spots, half or a third of the way between the lattice's points in one direction, for it to be a larger cell's."""
+
+
 class _Lattice(NamedTuple):
     basis: Floats
     shifts: Floats
@@ -60,12 +74,13 @@ class _Lattice(NamedTuple):
     coherence: float
 
 
-def lattice_features(spots: Spots, geometry: Geometry) -> list[float]:
-    """One number for each of LATTICE_FEATURES; zeros where there are fewer than MIN_SPOTS spots."""
-    if len(spots) < MIN_SPOTS:
+def lattice_features(spots: Spots, geometry: Geometry, clean: Bools | None = None) -> list[float]:
+    """One number for each of LATTICE_FEATURES, of the spots that are `clean` (n,); zeros where these are fewer than MIN_SPOTS."""
+    usable = np.arange(len(spots)) if clean is None else np.flatnonzero(clean)
+    if len(usable) < MIN_SPOTS:
         return [0.0] * len(LATTICE_FEATURES)
-    significance = spots.intensity / spots.sigma
-    kept = np.argsort(-significance, kind="stable")[:MOST_SPOTS]
+    significance = spots.intensity[usable] / spots.sigma[usable]
+    kept = usable[np.argsort(-significance, kind="stable")[:MOST_SPOTS]]
     q_all = np.asarray(geometry.scattering_vectors_per_A(spots.positions_px[kept]), dtype=np.float64)
     strongest = np.ascontiguousarray(_inside_out(q_all[:FITTED]))
     px_per_A = geometry.distance_mm / float(np.mean(geometry.pixel_mm)) * geometry.wavelength_A  # pixels in 1/A, near the beam
@@ -74,12 +89,18 @@ def lattice_features(spots: Spots, geometry: Geometry) -> list[float]:
     values = [np.log(n), _innermost(strongest), found.coherence, found.on_planes / n, found.agreed / n]
     if found.agreed < MIN_SPOTS // 2:
         return values + [0.0] * (len(LATTICE_FEATURES) - len(values))
-    rays = q_all * geometry.wavelength_A + np.array([0.0, 0.0, 1.0])
-    away, indices = residuals(q_all, rays, found.basis, np.linalg.inv(found.basis), found.shifts)
+    unmoved = _away(q_all, found, geometry.wavelength_A)[0][:, 0] < _INDEX_TOLERANCE
+    found, move_px, q_all = _grown(found, q_all, spots.positions_px[kept], geometry)
+    away, indices = _away(q_all, found, geometry.wavelength_A)
     near = away[:, 0] < _INDEX_TOLERANCE
     across = away[:, 1] * px_per_A
     typical = float(np.median(across[near])) if near.any() else _ACROSS_PX
-    explained = near & (across < max(_ACROSS_PX, _ACROSS_MEDIANS * typical))
+    limit = max(_ACROSS_PX, _ACROSS_MEDIANS * typical)
+    explained = near & (across < limit)
+    between, halfway = _between(q_all, ~explained, found, geometry.wavelength_A, limit / px_per_A)
+    n_left = max(int((~explained).sum()), 1)
+    if between.sum() >= max(_LEAST_BETWEEN, _SHARE_BETWEEN * n_left):
+        explained |= between
     intensity, off_ice = spots.intensity[kept], ~spots.on_ice[kept]
     half = max(len(kept) // 2, MIN_SPOTS // 2)
     double = int(same_indices(indices[near], spots.positions_px[kept][near].astype(np.float64), _APART_PX))
@@ -99,7 +120,61 @@ def lattice_features(spots: Spots, geometry: Geometry) -> list[float]:
         float(np.log1p(double)),
     ]
     left = np.ascontiguousarray(_inside_out(q_all[~explained][:FITTED]))
-    return values + _left_over(left, found, geometry.wavelength_A, _ACROSS_PX / px_per_A)
+    values += _left_over(left, found, geometry.wavelength_A, _ACROSS_PX / px_per_A)
+    return [
+        *values,
+        float(unmoved.mean()),
+        float(np.log1p(np.hypot(*move_px))),
+        float(between.sum()) / n_left,
+        float(np.log1p(between.sum())),
+        float(halfway.sum()) / n_left,
+    ]
+
+
+def _away(q: Floats, lattice: _Lattice, wavelength_A: float, *, divided: int = 1) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """`residuals` of spots q (n, 3) from the points of a lattice, or of the one with `divided` times as many in each direction."""
+    rays = q * wavelength_A + np.array([0.0, 0.0, 1.0])
+    basis = divided * lattice.basis
+    away, indices = residuals(q, rays, basis, np.linalg.inv(basis), divided * lattice.shifts)
+    return away, indices
+
+
+def _grown(lattice: _Lattice, q: Floats, positions_px: npt.NDArray[np.floating], geometry: Geometry) -> tuple[_Lattice, Floats, Floats]:
+    """The lattice refined on all spots with the beam centre free, by how much that moved (slow, fast; px), and the spots' vectors then."""
+    step = 2.0
+    moves = [(geometry.scattering_vectors_per_A(positions_px - step * axis) - q) / step for axis in np.eye(2)]
+    per_px = np.stack(moves, axis=-1)
+    order = np.argsort(np.linalg.norm(q, axis=1), kind="stable")
+    basis, shifts = lattice.basis.copy(), lattice.shifts.copy()
+    moved = grown(q[order], per_px[order], basis, shifts, _BEAM_PX if len(q) >= _MANY else 0.0)
+    if not (np.isfinite(basis).all() and np.isfinite(moved).all() and abs(np.linalg.det(basis)) > 1.0):
+        return lattice, np.zeros(2), q
+    return lattice._replace(basis=basis, shifts=shifts), moved, q + per_px @ moved
+
+
+def _between(q: Floats, left: Bools, lattice: _Lattice, wavelength_A: float, limit_per_A: float) -> tuple[Bools, Bools]:
+    """Which of the unexplained spots lie on points that one larger cell adds, the best of those twice and thrice as large; which half way.
+
+    A cell of which every second or third point is too weak to be seen often is found too small. Spots half way in all directions alike
+    are of half the wavelength.
+    """
+    best, halfway = np.zeros(len(q), dtype=bool), np.zeros(len(q), dtype=bool)
+    for prime in (2, 3):
+        away, indices = _away(q, lattice, wavelength_A, divided=prime)
+        near = left & (away[:, 0] < _INDEX_TOLERANCE) & (away[:, 1] < limit_per_A)
+        rest = indices % prime
+        first = np.argmax(rest != 0, axis=1)
+        leading = rest[np.arange(len(rest)), first]
+        rest = np.where((leading == 2)[:, None], (2 * rest) % 3, rest)  # c and 2 c are points of the same larger cell
+        code = rest @ np.array([9, 3, 1])
+        near &= code > 0
+        if prime == 2:
+            halfway = near
+        if near.any():
+            classes, counts = np.unique(code[near], return_counts=True)
+            most = near & (code == classes[np.argmax(counts)])
+            best = most if most.sum() > best.sum() else best
+    return best, halfway
 
 
 def _inside_out(q: Floats) -> Floats:

@@ -12,6 +12,8 @@ import math
 import numba
 import numpy as np
 
+from triage.cholesky import solve_in_place
+
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 CUT = 3.0
@@ -37,31 +39,6 @@ def inverse3(a, inverse):  # type: ignore[no-untyped-def]
     inverse[1, 2] = (a[0, 2] * a[1, 0] - a[0, 0] * a[1, 2]) / determinant
     inverse[2, 2] = (a[0, 0] * a[1, 1] - a[0, 1] * a[1, 0]) / determinant
     return determinant
-
-
-@_jit
-def solve_in_place(a, b):  # type: ignore[no-untyped-def]
-    """Solves a x = b for a symmetric positive a (n, n) by Cholesky; x replaces b. False where a is not positive."""
-    n = len(b)
-    for j in range(n):
-        for k in range(j):
-            a[j, j] -= a[j, k] * a[j, k]
-        if not a[j, j] > 1e-30:
-            return False
-        a[j, j] = math.sqrt(a[j, j])
-        for i in range(j + 1, n):
-            for k in range(j):
-                a[i, j] -= a[i, k] * a[j, k]
-            a[i, j] /= a[j, j]
-    for i in range(n):
-        for k in range(i):
-            b[i] -= a[i, k] * b[k]
-        b[i] /= a[i, i]
-    for i in range(n - 1, -1, -1):
-        for k in range(i + 1, n):
-            b[i] -= a[k, i] * b[k]
-        b[i] /= a[i, i]
-    return True
 
 
 @_jit

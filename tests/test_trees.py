@@ -1,0 +1,128 @@
+"""Boosted trees as tensors, against scikit-learn's own predictions and through ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+torch = pytest.importorskip("torch")
+from sklearn.ensemble import HistGradientBoostingClassifier  # noqa: E402
+
+from models.export import export  # noqa: E402
+from models.network import Calibrated, Calibration, Network, NetworkSize  # noqa: E402
+from models.trees import Trees, forest_of  # noqa: E402
+from training.boosting import HEADS, fit_trees, trees_of  # noqa: E402
+from training.dataset import LABEL_TYPE, Arrays  # noqa: E402
+from training.release import Outputs, calibrate  # noqa: E402
+from training.settings import TreesSettings  # noqa: E402
+from triage.classify import ModelMetadata, OnnxClassifier  # noqa: E402
+from triage.features import N_FEATURES  # noqa: E402
+from triage.preprocess import Preprocess  # noqa: E402
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore:# The axis name:UserWarning"),
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
+]
+
+
+def problem(n: int, classes: int, seed: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Coarse features, so that many lie on a split's very threshold."""
+    rng = np.random.default_rng(seed)
+    x = (np.round(rng.normal(size=(n, 7)) * 20.0) / 20.0).astype(np.float32)
+    score = x[:, :classes] + 0.5 * x[:, 3:4] * np.arange(classes) + rng.normal(size=(n, classes)) * 0.3
+    return x, score.argmax(axis=1)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_trees_say_what_scikit_learn_says_also_on_a_threshold(classes: int) -> None:
+    x, y = problem(3000, classes, seed=classes)
+    model = HistGradientBoostingClassifier(max_iter=30, max_leaf_nodes=15, random_state=0).fit(x, y)
+    trees = Trees(forest_of([[tree.nodes for tree in trees] for trees in model._predictors], model._baseline_prediction))
+    with torch.inference_mode():
+        found = trees(torch.from_numpy(x)).numpy()
+    expected = model.decision_function(x).reshape(len(x), -1)
+    assert found.shape == (3000, 1 if classes == 2 else classes)
+    assert np.abs(found - expected).max() < 1e-4
+
+
+def test_thresholds_between_two_floats_keep_their_side() -> None:
+    x = np.array([[np.float32(0.1)], [np.nextafter(np.float32(0.1), np.float32(1.0))]] * 50, dtype=np.float32)
+    y = np.array([0, 1] * 50)
+    model = HistGradientBoostingClassifier(max_iter=5, min_samples_leaf=5).fit(x, y)
+    trees = Trees(forest_of([[tree.nodes for tree in trees] for trees in model._predictors], model._baseline_prediction))
+    with torch.inference_mode():
+        found = trees(torch.from_numpy(x)).numpy()[:, 0]
+    assert found == pytest.approx(model.decision_function(x), abs=1e-5)
+    assert found[0] < 0.0 < found[1]
+
+
+def arrays(n: int, *, spoilt: bool = True, without_salt: bool = False) -> Arrays:
+    """Frames whose first feature tells the number of lattices and whose second tells the kind."""
+    rng = np.random.default_rng(3)
+    labels = np.zeros(n, dtype=LABEL_TYPE)
+    labels["n_lattices"] = rng.integers(0, 5, n)
+    labels["ice_rings"] = rng.integers(0, 2, n)
+    labels["kind"] = np.where(labels["n_lattices"] == 0, rng.integers(0, 4, n), -1)
+    if without_salt:
+        labels["kind"][labels["kind"] == 2] = 0
+    features = rng.normal(size=(n, N_FEATURES)).astype(np.float32)
+    features[:, 0] = np.minimum(labels["n_lattices"], 3) + 0.2 * features[:, 0]
+    features[:, 1] = labels["kind"] + 0.2 * features[:, 1]
+    features[:, 2] = labels["ice_rings"] + 0.2 * features[:, 2]
+    return Arrays(images=[], crops=[], features=features, labels=labels, shard_frames=n, spoilt=features + 0.05 if spoilt else None)
+
+
+def test_every_head_gets_trees_that_know_their_classes() -> None:
+    data = arrays(1200)
+    trees = trees_of(fit_trees(data, TreesSettings(rounds=20), seed=1))
+    assert {head: forest.outputs for head, forest in trees.items()} == HEADS
+    with torch.inference_mode():
+        said = {head: forest(torch.from_numpy(data.features)).numpy() for head, forest in trees.items()}
+    truth = np.minimum(data.labels["n_lattices"], 3)
+    none = truth == 0
+    assert (said["lattices"].argmax(axis=1) == truth).mean() > 0.95
+    assert (said["kind"][none].argmax(axis=1) == data.labels["kind"][none]).mean() > 0.95
+    assert ((said["ice"][:, 0] > 0) == data.labels["ice_rings"]).mean() > 0.95
+
+
+def test_a_head_without_all_its_classes_has_no_trees(caplog: pytest.LogCaptureFixture) -> None:
+    assert set(fit_trees(arrays(600, spoilt=False, without_salt=True), TreesSettings(rounds=2), seed=1)) == {"lattices", "ice"}
+    assert "no trees for kind" in caplog.text
+
+
+def test_calibration_weighs_what_is_worth_most() -> None:
+    """Logits that are right at a temperature of 2 beside trees that know nothing, and the other way round."""
+    generator = torch.Generator().manual_seed(4)
+    z, noise = torch.randn(6000, 4, generator=generator) * 2.0, torch.randn(6000, 4, generator=generator)
+    drawn = torch.distributions.Categorical(logits=z).sample()
+    truth = {"lattices": drawn, "kind": torch.full((6000,), -1), "ice": torch.zeros(6000), "s_max": torch.ones(6000)}
+    empty = torch.zeros(6000)
+    found = calibrate(Outputs(2.0 * z, noise, empty, empty, truth, {"lattices": noise}))
+    assert found.lattices == pytest.approx(2.0, rel=0.1)
+    assert found.lattices_trees == pytest.approx(0.0, abs=0.05)
+    assert (found.kind, found.kind_trees) == (1.0, 0.0)  # no frame tells
+    found = calibrate(Outputs(noise, noise, empty, empty, truth, {"lattices": z}))
+    assert found.lattices > 10.0
+    assert found.lattices_trees == pytest.approx(1.0, abs=0.1)
+
+
+def test_onnx_runtime_says_the_same_with_trees_beside_the_network(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    data = arrays(800)
+    network = Network(NetworkSize(trunk=(8, 16), crop=(4, 8, 8), hidden=16))
+    calibration = Calibration(lattices=5.0, kind=5.0, ice=5.0, lattices_trees=0.8, kind_trees=0.7, ice_trees=0.9)
+    model = Calibrated(network, calibration, trees_of(fit_trees(data, TreesSettings(rounds=10), seed=1))).eval()
+    metadata = ModelMetadata(name="t", version="0", preprocess=Preprocess(), base_rates=(0.25, 0.25, 0.25, 0.25), provenance={})
+    assert export(model, metadata, tmp_path / "t.onnx") < 1e-4
+    OnnxClassifier(tmp_path / "t.onnx", device="cpu")
+    import onnxruntime as ort
+
+    image = np.zeros((800, 5, 256, 256), dtype=np.uint8)[:40]
+    crops = np.zeros((40, 24, 32, 32), dtype=np.uint8)
+    session = ort.InferenceSession(str(tmp_path / "t.onnx"), providers=["CPUExecutionProvider"])
+    lattices, *_ = session.run(None, {"image": image, "crops": crops, "features": data.features[:40]})
+    assert (lattices.argmax(axis=1) == np.minimum(data.labels["n_lattices"][:40], 3)).mean() > 0.9
