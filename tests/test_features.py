@@ -150,3 +150,33 @@ def test_unevenness_is_that_of_twelve_sectors() -> None:
     assert even["azimuthal_unevenness"] == pytest.approx(0.0, abs=1e-6)
     one_sector = named(spots_at(ring(radius, np.full(48, middles[5])), run=KNOWN), KNOWN)
     assert one_sector["azimuthal_unevenness"] == pytest.approx(math.sqrt(11.0), rel=1e-5)  # std / mean of (48, 0, ..., 0)
+
+
+def crystal_like(n: int, seed: int) -> Floats:
+    return np.random.default_rng(seed).uniform(5, 507, (n, 2))
+
+
+def test_spots_of_a_hot_column_are_not_counted_as_clean() -> None:
+    column = np.stack([np.linspace(10.0, 500.0, 60), np.full(60, 201.4)], axis=1)
+    found = named(spots_at(np.concatenate([crystal_like(40, 5), column]), run=UNKNOWN), UNKNOWN)
+    assert found["share_on_lines"] == pytest.approx(0.6, abs=0.02)
+    assert np.expm1(found["log_count_clean"]) == pytest.approx(40, abs=2)
+    assert named(spots_at(crystal_like(40, 5), run=UNKNOWN), UNKNOWN)["share_on_lines"] == 0.0
+
+
+def test_spots_of_a_powder_ring_are_not_counted_as_clean() -> None:
+    angle = np.random.default_rng(8).uniform(0, 2 * np.pi, 90)
+    beam = np.asarray(GEOMETRY.beam_px)
+    ring = beam + 150.0 * np.stack([np.sin(angle), np.cos(angle)], axis=1)
+    ring = ring[((ring > 1) & (ring < 511)).all(axis=1)]
+    found = named(spots_at(np.concatenate([crystal_like(50, 6), ring]), run=KNOWN), KNOWN)
+    assert found["share_in_rings"] == pytest.approx(len(ring) / (50 + len(ring)), abs=0.05)
+    assert named(spots_at(crystal_like(50, 6), run=KNOWN), KNOWN)["share_in_rings"] == 0.0
+
+
+def test_the_nth_strongest_clean_spot_is_told() -> None:
+    strength = np.array([10000.0, 3600.0, 900.0, 400.0, 100.0, 81.0, 64.0, 36.0, 25.0, 9.0])
+    found = named(spots_at(crystal_like(10, 9), intensity=strength, run=UNKNOWN), UNKNOWN)
+    assert np.expm1([found[f"log_i_over_sigma_clean_{n}"] for n in (1, 4, 8, 16)]) == pytest.approx([100.0, 20.0, 6.0, 0.0], rel=1e-4)
+    assert np.expm1(found["log_count_clean_5_sigma"]) == pytest.approx(9.0, rel=1e-4)
+    assert found["log_rotation_deg"] == pytest.approx(math.log(0.01))

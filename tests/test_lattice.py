@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from synthetic import Floats
@@ -28,14 +30,16 @@ def random_rotation(seed: int) -> Floats:
     return np.asarray(matrix * np.sign(np.linalg.det(matrix)))
 
 
-def diffracted(turn: Floats, *, most: int, seed: int = 0, d_min_A: float = 2.2, thickness_per_A: float = 1.2e-3) -> Floats:
+def diffracted(
+    turn: Floats, *, most: int, seed: int = 0, d_min_A: float = 2.2, thickness_per_A: float = 1.2e-3, geometry: Geometry = GEOMETRY
+) -> Floats:
     """Positions (n, 2) in px where lattice points near the Ewald sphere diffract, `most` of them at random."""
     grid = np.stack(np.meshgrid(*[np.arange(-45, 46)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     g = grid @ np.linalg.inv(CELL).T @ turn.T
     ray = g + np.array([0.0, 0.0, 1.0])
     s = np.linalg.norm(g, axis=1)
     near = (np.abs(np.linalg.norm(ray, axis=1) - 1.0) < thickness_per_A) & (s > 0.03) & (s < 1.0 / d_min_A)
-    positions = GEOMETRY.positions_px(ray[near])
+    positions = geometry.positions_px(ray[near])
     positions = positions[((positions > 0) & (positions < 1200)).all(axis=1)]
     rng = np.random.default_rng(seed)
     return np.asarray(rng.permutation(positions)[:most] + rng.normal(0.0, 0.15, (min(most, len(positions)), 2)))
@@ -159,3 +163,48 @@ def test_too_few_peaks_make_no_basis() -> None:
     basis, _, agreed, _, _ = lattice_of(q, TRANSFORMED, np.float32(0.2), np.float32(8.0), power)
     assert agreed == 0
     assert not basis.any()
+
+
+@pytest.mark.parametrize(("seed", "off_px"), [(31, (10.0, 45.0)), (32, (-50.0, 20.0)), (33, (0.0, 60.0))])
+def test_a_wrong_beam_centre_is_found_out_of_the_outer_spots(seed: int, off_px: tuple[float, float]) -> None:
+    near = dataclasses.replace(GEOMETRY, distance_mm=90.0)
+    spots = spots_at(diffracted(random_rotation(seed), most=250, d_min_A=1.6, geometry=near))
+    header = dataclasses.replace(near, beam_px=(near.beam_px[0] + off_px[0], near.beam_px[1] + off_px[1]))
+    found = named(spots, header)
+    assert found["lattice_share_unmoved"] < 0.8
+    assert found["lattice_share_explained"] > 0.93
+    assert np.expm1(found["lattice_log_moved_px"]) == pytest.approx(np.hypot(*off_px), rel=0.5)
+
+
+@pytest.mark.parametrize("seed", [41, 42, 43])
+def test_a_free_beam_centre_explains_no_second_lattice(seed: int) -> None:
+    both = np.concatenate([diffracted(random_rotation(seed), most=120), diffracted(random_rotation(seed + 500), most=90, seed=7)])
+    found = named(spots_at(both))
+    assert found["lattice_share_explained"] < 0.75
+    assert found["lattice_share_explained"] < found["lattice_share_unmoved"] + 0.1
+
+
+def test_weak_reflections_between_strong_ones_are_of_a_larger_cell() -> None:
+    """A body-centred cell but for every other reflection being faint: the strong ones alone make a smaller cell."""
+    turn = random_rotation(55)
+    positions, hkl = diffracted_indices(turn)
+    odd = hkl.sum(axis=1) % 2 == 1
+    rng = np.random.default_rng(2)
+    strong, faint = rng.permutation(np.flatnonzero(~odd))[:280], rng.permutation(np.flatnonzero(odd))[:60]
+    chosen = np.concatenate([strong, faint])
+    found = named(spots_at(positions[chosen], np.where(odd[chosen], 40.0, 4000.0)))
+    assert found["lattice_share_between"] > 0.8
+    assert found["lattice_share_explained"] > 0.95
+    assert found["lattice_log_volume"] == pytest.approx(np.log(np.linalg.det(CELL) / 2), abs=0.05)
+
+
+def diffracted_indices(turn: Floats) -> tuple[Floats, np.ndarray]:
+    """Positions (n, 2) in px and indices (n, 3) of a thicker shell of lattice points."""
+    grid = np.stack(np.meshgrid(*[np.arange(-45, 46)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    g = grid @ np.linalg.inv(CELL).T @ turn.T
+    ray = g + np.array([0.0, 0.0, 1.0])
+    s = np.linalg.norm(g, axis=1)
+    near = (np.abs(np.linalg.norm(ray, axis=1) - 1.0) < 4e-3) & (s > 0.03) & (s < 0.6)
+    positions = GEOMETRY.positions_px(ray[near])
+    inside = ((positions > 0) & (positions < 1200)).all(axis=1)
+    return np.asarray(positions[inside]), grid[near][inside]

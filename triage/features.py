@@ -104,9 +104,8 @@ def _repeats(vectors: npt.NDArray[np.float64]) -> list[float]:
 def crowded_lines(spots: Spots, shape_px: tuple[int, int] | None) -> npt.NDArray[np.bool_]:
     """Which spots (n,) lie in a row or column of pixels with far more of them than chance: hot lines, borders of chips and modules."""
     result = np.zeros(len(spots), dtype=bool)
-    if shape_px is None:
-        return result
-    for axis, length in enumerate(shape_px):
+    lengths = shape_px or tuple(int(x) + 1 for x in spots.positions_px.max(axis=0))
+    for axis, length in enumerate(lengths):
         rows = spots.positions_px[:, axis].astype(int).clip(0, length - 1)
         counts = np.bincount(rows, minlength=length).astype(np.float64)
         near = np.convolve(counts, np.ones(_LINE_PX), mode="same")

@@ -19,6 +19,7 @@ _UNKNOWNS = 14  # nine of the basis, three offsets of the indices, two of the be
 _FIRST = 48  # spots refined on at first; half as many again each time
 _GROWTH = 1.45
 _LIMIT = 0.25  # of an index, for a spot to be refined on
+_TIGHTER, _LAST_LIMIT = 0.65, 0.08  # when all spots are in, the limit shrinks by this, down to that: another lattice's stay out
 _EXPECTED = 0.1  # standard deviation of an index, against which the beam centre's own uncertainty is weighed
 _FEWEST = 8
 _ROUNDS = 2
@@ -34,10 +35,10 @@ def grown(q, moves, basis, shifts, beam_px):  # type: ignore[no-untyped-def]
     n, moved = len(q), np.zeros(2)
     unknowns = _UNKNOWNS if beam_px > 0 else _UNKNOWNS - 2
     normal, right = np.empty((unknowns, unknowns)), np.empty(unknowns)
-    number = min(n, _FIRST)
+    number, limit = min(n, _FIRST), _LIMIT
     while True:
         for _ in range(_ROUNDS):
-            if _sum_up(q[:number], moves, (basis, shifts, moved), normal, right) < _FEWEST:
+            if _sum_up(q[:number], moves, (basis, shifts, moved), limit, (normal, right)) < _FEWEST:
                 return moved
             if beam_px > 0:
                 weight = (_EXPECTED / beam_px) ** 2
@@ -48,21 +49,21 @@ def grown(q, moves, basis, shifts, beam_px):  # type: ignore[no-untyped-def]
                 normal[m, m] += 1e-9 * (1.0 + normal[m, m])
             if not solve_in_place(normal, right):
                 return moved
-            for k in range(3):
-                for j in range(3):
-                    basis[k, j] += right[3 * k + j]
-                shifts[k] += right[9 + k]
-            for c in range(unknowns - 12):
-                moved[c] += right[12 + c]
+            basis += right[:9].reshape(3, 3)
+            shifts += right[9:12]
+            moved[: unknowns - 12] += right[12:]
         if number == n:
-            return moved
+            if limit <= _LAST_LIMIT:
+                return moved
+            limit *= _TIGHTER
         number = min(n, int(number * _GROWTH))
 
 
 @_jit
-def _sum_up(q, moves, lattice, normal, right):  # type: ignore[no-untyped-def]
+def _sum_up(q, moves, lattice, limit, equations):  # type: ignore[no-untyped-def]
     """Fills the normal equations of the spots whose three indices are nearly whole; returns the number of these."""
     basis, shifts, moved = lattice
+    normal, right = equations
     unknowns, used = len(right), 0
     row, here, off = np.empty(unknowns), np.empty(3), np.empty(3)
     normal[:], right[:] = 0.0, 0.0
@@ -71,7 +72,7 @@ def _sum_up(q, moves, lattice, normal, right):  # type: ignore[no-untyped-def]
             here[j] = q[i, j] + moves[i, j, 0] * moved[0] + moves[i, j, 1] * moved[1]
         for k in range(3):
             off[k] = off_whole(here[0] * basis[k, 0] + here[1] * basis[k, 1] + here[2] * basis[k, 2] - shifts[k])
-        if max(abs(off[0]), abs(off[1]), abs(off[2])) > _LIMIT:
+        if max(abs(off[0]), abs(off[1]), abs(off[2])) > limit:
             continue
         used += 1
         for k in range(3):
