@@ -10,7 +10,7 @@ import pytest
 from synthetic import GEOMETRY, Floats, run_of
 
 from triage.core import Run, Spots
-from triage.features import FEATURE_NAMES, N_FEATURES, spot_features
+from triage.features import FEATURE_NAMES, N_FEATURES, beam_check, spot_features
 from triage.lattice_features import LATTICE_FEATURES
 
 
@@ -180,3 +180,14 @@ def test_the_nth_strongest_clean_spot_is_told() -> None:
     assert np.expm1([found[f"log_i_over_sigma_clean_{n}"] for n in (1, 4, 8, 16)]) == pytest.approx([100.0, 20.0, 6.0, 0.0], rel=1e-4)
     assert np.expm1(found["log_count_clean_5_sigma"]) == pytest.approx(9.0, rel=1e-4)
     assert found["log_rotation_deg"] == pytest.approx(math.log(0.01))
+
+
+def test_the_beam_is_checked_where_there_are_spots_and_geometry_enough() -> None:
+    features = spot_features(spots_at(SCATTERED, run=KNOWN), KNOWN)
+    found = dict(zip(FEATURE_NAMES, features.tolist(), strict=True))
+    check = beam_check(features)
+    assert check is not None
+    assert (check.stated, check.moved) == (found["lattice_share_unmoved"], found["lattice_share_explained"])
+    assert check.moved_px == pytest.approx(np.expm1(found["lattice_log_moved_px"]))
+    assert beam_check(spot_features(spots_at(SCATTERED, run=UNKNOWN), UNKNOWN)) is None
+    assert beam_check(spot_features(spots_at(SCATTERED[:20], run=KNOWN), KNOWN)) is None

@@ -94,6 +94,20 @@ def test_a_head_without_all_its_classes_has_no_trees(caplog: pytest.LogCaptureFi
     assert "no trees for kind" in caplog.text
 
 
+def test_labelled_frames_teach_the_trees_what_was_judged_of_them() -> None:
+    """A label that contradicts the simulation where only it has been: with half the weight of all, it is believed there."""
+    data = arrays(900, spoilt=False)
+    rows = np.zeros(40, dtype=LABEL_TYPE)
+    rows["n_lattices"], rows["kind"], rows["ice_rings"] = 1, -1, -1  # counted, nothing said of kind and ice
+    features = np.zeros((40, N_FEATURES), dtype=np.float32)
+    features[:, 0], features[:, 5] = 3.0, 50.0
+    far = torch.from_numpy(features[:1])
+    with torch.inference_mode():
+        before = trees_of(fit_trees(data, TreesSettings(rounds=20), seed=1))["lattices"](far)[0]
+        after = trees_of(fit_trees(data, TreesSettings(rounds=20), seed=1, labelled=(features, rows), share=0.5))["lattices"](far)[0]
+    assert (int(before.argmax()), int(after.argmax())) == (3, 1)
+
+
 def test_calibration_weighs_what_is_worth_most() -> None:
     """Logits that are right at a temperature of 2 beside trees that know nothing, and the other way round."""
     generator = torch.Generator().manual_seed(4)

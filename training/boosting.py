@@ -21,34 +21,39 @@ HEADS = {"lattices": 4, "kind": len(NON_DIFFRACTION_KINDS), "ice": 1}
 """What trees are fitted to, and the number of their logits."""
 
 
-def fit_trees(arrays: Arrays, boosting: TreesSettings, seed: int) -> dict[str, Any]:
+Labelled = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]
+"""Features (n, F) and records (n,) of LABEL_TYPE, what was not judged below zero."""
+
+
+def fit_trees(arrays: Arrays, trees: TreesSettings, seed: int, labelled: Labelled | None = None, share: float = 0.0) -> dict[str, Any]:
     """A forest for each of HEADS, as tensors and numbers that `torch.save` keeps.
 
-    Frames come twice, as they are and with false spots among their own, as the network sees them. A head whose classes are not all
-    there has no forest.
+    Frames come twice, as they are and with false spots among their own, as the network sees them; labelled ones weigh `share` of all. A
+    head whose classes are not all there has no forest.
     """
-    labels = arrays.labels
-    kinds = labels["kind"].astype(int)
-    truths = {"lattices": np.minimum(labels["n_lattices"].astype(int), 3), "kind": kinds, "ice": labels["ice_rings"].astype(int)}
-    judged = {"lattices": truths["lattices"] >= 0, "kind": kinds >= 0, "ice": truths["ice"] >= 0}
+    features, labels, weights = _with_spoilt(arrays)
+    if labelled is not None and len(labelled[1]):
+        each = share / (1.0 - share) * weights.sum() / len(labelled[1])
+        features, labels = np.concatenate([features, labelled[0]]), np.concatenate([labels, labelled[1]])
+        weights = np.concatenate([weights, np.full(len(labelled[1]), each)])
+    kinds, ice = labels["kind"].astype(int), labels["ice_rings"].astype(int)
+    truths = {"lattices": np.minimum(labels["n_lattices"].astype(int), 3), "kind": kinds, "ice": ice}
     fitted: dict[str, Any] = {}
     for head, outputs in HEADS.items():
-        chosen = judged[head]
-        classes = max(outputs, 2)
-        if len(np.unique(truths[head][chosen])) < classes:
+        chosen = truths[head] >= 0
+        if len(np.unique(truths[head][chosen])) < max(outputs, 2):
             LOG.warning("no trees for %s: the frames lack some of its classes", head)
             continue
-        features, truth, weight = _with_spoilt(arrays, chosen, truths[head])
         model = HistGradientBoostingClassifier(
-            max_iter=boosting.rounds,
-            learning_rate=boosting.learning_rate,
-            max_leaf_nodes=boosting.leaves,
-            max_depth=boosting.depth,
-            l2_regularization=boosting.l2,
+            max_iter=trees.rounds,
+            learning_rate=trees.learning_rate,
+            max_leaf_nodes=trees.leaves,
+            max_depth=trees.depth,
+            l2_regularization=trees.l2,
             early_stopping=False,
             random_state=seed,
-        ).fit(features, truth, sample_weight=weight)
-        LOG.info("trees for %s on %d frames", head, int(chosen.sum()))
+        ).fit(features[chosen], truths[head][chosen], sample_weight=weights[chosen])
+        LOG.info("trees for %s are grown", head)
         fitted[head] = packed(_forest(model))
     return fitted
 
@@ -59,13 +64,13 @@ def _forest(model: HistGradientBoostingClassifier) -> Forest:
     return forest_of([[tree.nodes for tree in trees] for trees in rounds], model._baseline_prediction)  # noqa: SLF001
 
 
-def _with_spoilt(arrays: Arrays, chosen: npt.NDArray[np.bool_], truth: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], ...]:
-    """Features (n, F), truth (n,) and weights (n,) of the chosen frames, and of the same with false spots."""
-    features, n = arrays.features[chosen], int(chosen.sum())
+def _with_spoilt(arrays: Arrays) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], npt.NDArray[np.float64]]:
+    """Features, records and weights of all frames, and of the same with false spots."""
+    n = len(arrays.labels)
     if arrays.spoilt is None:
-        return features, truth[chosen], np.ones(n)
+        return arrays.features, arrays.labels, np.ones(n)
     weights = np.concatenate([np.full(n, 1.0 - SPOILT_SHARE), np.full(n, SPOILT_SHARE)])
-    return np.concatenate([features, arrays.spoilt[chosen]]), np.tile(truth[chosen], 2), weights
+    return np.concatenate([arrays.features, arrays.spoilt]), np.concatenate([arrays.labels, arrays.labels]), weights
 
 
 def packed(forest: Forest) -> dict[str, Any]:
@@ -75,7 +80,7 @@ def packed(forest: Forest) -> dict[str, Any]:
 
 def trees_of(saved: dict[str, Any]) -> dict[str, Trees]:
     """The modules of what `fit_trees` returned."""
-    unpacked = {
+    unpacked: dict[str, dict[str, Any]] = {
         head: {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in forest.items()}
         for head, forest in saved.items()
     }

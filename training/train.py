@@ -19,7 +19,7 @@ from models.resnet import HalfResNet18
 from training.boosting import fit_trees
 from training.callbacks import EpochLog, LegEnd
 from training.dataset import FrameDataset, ShardSpec, load, make_shards, provenance
-from training.labels.dataset import labels_report, mixed
+from training.labels.dataset import labelled_statistics, labels_report, mixed
 from training.module import FrameModule
 from training.recording import data_sha256, git_revision, log_artifacts, log_settings, logger_of
 from training.settings import DataSettings, TrainSettings
@@ -71,7 +71,9 @@ def train(settings: TrainSettings) -> Path | None:
     weights = averaged_weights(Path(best.best_model_path or last.best_model_path))
     saved = {"weights": weights, "report": report}
     if settings.trees.rounds and settings.network.kind == "triage":
-        saved["trees"] = fit_trees(load(settings.data.folder, "train"), settings.trees, settings.seed)
+        statistics = labelled_statistics(settings.data)
+        arrays = load(settings.data.folder, "train")
+        saved["trees"] = fit_trees(arrays, settings.trees, settings.seed, statistics, settings.data.labels_share)
     torch.save(saved, settings.out / "network.pt")
     (settings.out / "report.json").write_text(json.dumps(report, indent=1))
     log_artifacts(logger, settings.out)

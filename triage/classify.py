@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from triage.core import NON_DIFFRACTION_KINDS, Judgement, Model, Pixels, Run, Spots, TriageError
+from triage.features import beam_check
 from triage.preprocess import Preprocess
 
 METADATA_KEY = "triage"
@@ -106,6 +107,7 @@ class OnnxClassifier:
             non_diffraction_kind=(float(kinds[0]), float(kinds[1]), float(kinds[2]), float(kinds[3])),
             ice_rings=float(ice),
             resolution_A=float(1.0 / inverse_d) if run.geometry is not None and counts[0] < 0.5 else None,
+            beam=beam_check(inputs.features),
         )
 
 

@@ -193,6 +193,18 @@ class SpotSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BeamCheck:
+    """Whether the stated beam centre fits the one lattice that explains most of a frame's spots."""
+
+    stated: float
+    """Share of the spots that the lattice explains with the beam where the header has it."""
+    moved: float
+    """The same with the beam centre free."""
+    moved_px: float
+    """How far it then lies from the stated one; only the order of magnitude is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """What the network alone says of a frame, calibrated at the base rates recorded in the model."""
 
@@ -202,6 +214,8 @@ class Judgement:
     """Probabilities over NON_DIFFRACTION_KINDS, given that the frame does not diffract; they sum to 1."""
     ice_rings: float
     resolution_A: float | None
+    beam: BeamCheck | None = None
+    """None where there is no geometry, or too few spots to say."""
 
     @property
     def multi_lattice(self) -> float:

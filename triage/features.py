@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from triage.core import FloatArray, Run, Spots
-from triage.lattice_features import LATTICE_FEATURES, lattice_features
+from triage.core import BeamCheck, FloatArray, Run, Spots
+from triage.lattice_features import LATTICE_FEATURES, MANY, lattice_features
 
 _NTH = (1, 4, 8, 16, 32)
 """The nth strongest spots whose I/sigma is told: a lattice that counts has eight."""
@@ -66,6 +66,18 @@ def spot_features(spots: Spots, run: Run) -> FloatArray:
     values.extend([float(on_lines.mean()), float(in_rings.mean())])
     values.extend(_strongest(spots, clean))
     return np.nan_to_num(np.asarray(values, dtype=np.float32), posinf=20.0, neginf=-20.0)
+
+
+def beam_check(features: FloatArray) -> BeamCheck | None:
+    """What the features (N_FEATURES,) say of the stated beam centre; None where it was not free (geometry unknown, too few spots)."""
+    named = dict(zip(FEATURE_NAMES, features.tolist(), strict=True))
+    if named["geometry_known"] == 0.0 or np.expm1(named["log_count_clean"]) < MANY - 0.5 or named["lattice_log_moved_px"] == 0.0:
+        return None
+    return BeamCheck(
+        stated=named["lattice_share_unmoved"],
+        moved=named["lattice_share_explained"],
+        moved_px=float(np.expm1(named["lattice_log_moved_px"])),
+    )
 
 
 def _neighbours(spots: Spots) -> list[float]:

@@ -60,7 +60,7 @@ _ACROSS_MEDIANS = 3.5  # a spot is explained within this many medians of the exp
 
 _BEAM_PX = 30.0
 """Standard deviation of the beam centre's error."""
-_MANY = 32
+MANY = 32
 """Spots from which the beam centre is free."""
 _SHARE_BETWEEN, _LEAST_BETWEEN = 0.35, 6
 """Of the unexplained spots, half or a third of the way between the lattice's points in one direction, for it to be a larger cell's."""
@@ -146,7 +146,7 @@ def _grown(lattice: _Lattice, q: Floats, positions_px: npt.NDArray[np.floating],
     per_px = np.stack(moves, axis=-1)
     order = np.argsort(np.linalg.norm(q, axis=1), kind="stable")
     basis, shifts = lattice.basis.copy(), lattice.shifts.copy()
-    moved = grown(q[order], per_px[order], basis, shifts, _BEAM_PX if len(q) >= _MANY else 0.0)
+    moved = grown(q[order], per_px[order], basis, shifts, _BEAM_PX if len(q) >= MANY else 0.0)
     if not (np.isfinite(basis).all() and np.isfinite(moved).all() and abs(np.linalg.det(basis)) > 1.0):
         return lattice, np.zeros(2), q
     return lattice._replace(basis=basis, shifts=shifts), moved, q + per_px @ moved

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Sampler
 
@@ -126,6 +127,16 @@ def mixed(simulated: Dataset[Item], data: DataSettings, split: str) -> Mixture:
     sampler = MixedSampler(n_simulated, len(frames), data.labels_share, shuffle=training)
     LOG.info("%s: %d simulated and %d labelled frames, %d an epoch", split, n_simulated, len(frames), len(sampler))
     return Mixture(ConcatDataset([simulated, LabelledFrames(frames, augment=training)]), sampler)
+
+
+def labelled_statistics(data: DataSettings) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]] | None:
+    """Spots' statistics (n, N_FEATURES) and records (n,) of LABEL_TYPE of the labelled training frames; None without a label store."""
+    if data.labels is None:
+        return None
+    frames = labelled_frames(data, "train")
+    return np.stack([load_inputs(path).features for _, path in frames]), np.array(
+        [target_row(label) for label, _ in frames], dtype=LABEL_TYPE
+    )
 
 
 def labelled_frames(data: DataSettings, split: str) -> list[tuple[Label, Path]]:

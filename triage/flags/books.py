@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import pairwise
 
-from triage.core import Flag, Progress, Run, Severity, Verdict
+from triage.core import BeamCheck, Flag, Progress, Run, Severity, Verdict
 from triage.flags.persistence import Clear, FlagThreshold, Raise
 from triage.flags.report import Report, Words
 from triage.flags.watch import Watch
@@ -63,14 +63,20 @@ class CoveragePolicy:
         return books[-1][0]
 
 
+_BEAM_GAIN, _BEAM_NEED = 0.1, 0.7
+"""A stated beam centre is doubted where a lattice explains so many more of the spots, and so many in all, with another one."""
+
+
 class SourcePolicy:
-    """`source`: the geometry cannot be used (said once, at the first frame), or frames cannot be decoded or judged."""
+    """`source`: the geometry cannot be used (said once, at the first frame), the beam centre is off, or frames cannot be judged."""
 
     def __init__(self, run: Run, threshold: FlagThreshold) -> None:
         report = Report(run.id, "source")
         self._run, self._report = run, report
         self._said_geometry = run.geometry is not None and run.geometry_problem is None
         self._failures = Watch(run.id, "source", threshold, Severity.WARNING, report)
+        self._beam = Watch(run.id, "source", threshold, Severity.WARNING, report)
+        self._beam_px = run.geometry.beam_px if run.geometry is not None else None
         self._n = threshold.n
         self._errors = 0
         self._failed = 0
@@ -84,6 +90,7 @@ class SourcePolicy:
             self._said_geometry = True
             flags.append(self._report.raised(verdict.frame, verdict.frame, _geometry_words(self._run)))
         flags += self._count_failures(verdict, progress)
+        flags += self._check_beam(verdict)
         self._next_frame = verdict.frame + 1
         return flags
 
@@ -101,6 +108,21 @@ class SourcePolicy:
             flags += self._failures.update(verdict.frame, 0.0, self._why, self._why_not)
         return flags
 
+    def _check_beam(self, verdict: Verdict) -> list[Flag]:
+        """Of frames with a lattice and spots enough, those that it explains far better with another beam centre."""
+        if verdict.judgement is None or (check := verdict.judgement.beam) is None or check.moved < _BEAM_NEED:
+            return []
+        doubted = check.moved - check.stated > _BEAM_GAIN
+        return self._beam.update(verdict.frame, float(doubted), lambda found: self._why_beam(found, check), _why_not_beam)
+
+    def _why_beam(self, found: Raise, check: BeamCheck) -> str:
+        stated = "" if self._beam_px is None else f" ({self._beam_px[0]:.0f}, {self._beam_px[1]:.0f} px, slow and fast)"
+        far = "tens of" if check.moved_px >= 10.0 else "some"
+        return (
+            f"The beam centre{stated} seems to be wrong by {far} px: with it moved one lattice explains {check.moved:.0%} of the spots, "
+            f"as stated {check.stated:.0%} (the like in {found.above} of {found.of} frames); measure it and set source.geometry.beam_px."
+        )
+
     def _why(self, found: Raise) -> str:
         return (
             f"{found.above} of the last {found.of} frames could not be decoded or judged (since frame {found.first_frame}; the last: "
@@ -109,6 +131,10 @@ class SourcePolicy:
 
     def _why_not(self, found: Clear) -> str:
         return f"{found.below} of the last {found.of} frames were decoded and judged again."
+
+
+def _why_not_beam(found: Clear) -> str:
+    return f"The stated beam centre fits the spots of {found.below} of the last {found.of} frames."
 
 
 def _geometry_words(run: Run) -> Words:

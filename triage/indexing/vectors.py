@@ -10,7 +10,7 @@ import math
 import numba
 import numpy as np
 
-from triage.indexing.kernels import solve_in_place
+from triage.cholesky import solve_in_place
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
