@@ -12,7 +12,7 @@ import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from models.trees import Forest, Trees, forest_of
-from training.dataset import SPOILT_SHARE, Arrays
+from training.dataset import BLIND_SHARE, SPOILT_SHARE, Arrays
 from training.settings import TreesSettings
 from triage.core import NON_DIFFRACTION_KINDS
 
@@ -28,10 +28,10 @@ Labelled = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]
 def fit_trees(arrays: Arrays, trees: TreesSettings, seed: int, labelled: Labelled | None = None, share: float = 0.0) -> dict[str, Any]:
     """A forest for each of HEADS, as tensors and numbers that `torch.save` keeps.
 
-    Frames come twice, as they are and with false spots among their own, as the network sees them; labelled ones weigh `share` of all. A
-    head whose classes are not all there has no forest.
+    Frames come as they are, with false spots among their own, and without geometry; labelled ones weigh `share` of all. A head whose
+    classes are not all there has no forest.
     """
-    features, labels, weights = _with_spoilt(arrays)
+    features, labels, weights = _in_all_ways(arrays)
     if labelled is not None and len(labelled[1]):
         each = share / (1.0 - share) * weights.sum() / len(labelled[1])
         features, labels = np.concatenate([features, labelled[0]]), np.concatenate([labels, labelled[1]])
@@ -64,13 +64,17 @@ def _forest(model: HistGradientBoostingClassifier) -> Forest:
     return forest_of([[tree.nodes for tree in trees] for trees in rounds], model._baseline_prediction)  # noqa: SLF001
 
 
-def _with_spoilt(arrays: Arrays) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], npt.NDArray[np.float64]]:
-    """Features, records and weights of all frames, and of the same with false spots."""
+def _in_all_ways(arrays: Arrays) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], npt.NDArray[np.float64]]:
+    """Features, records and weights of all frames: as they are, with false spots, without geometry, as often as the network sees them."""
+    ways = [(SPOILT_SHARE, arrays.spoilt), (BLIND_SHARE, arrays.blind)]
+    there = [(share, features) for share, features in ways if features is not None]
+    there = [(1.0 - sum(share for share, _ in there), arrays.features), *there]
     n = len(arrays.labels)
-    if arrays.spoilt is None:
-        return arrays.features, arrays.labels, np.ones(n)
-    weights = np.concatenate([np.full(n, 1.0 - SPOILT_SHARE), np.full(n, SPOILT_SHARE)])
-    return np.concatenate([arrays.features, arrays.spoilt]), np.concatenate([arrays.labels, arrays.labels]), weights
+    return (
+        np.concatenate([features for _, features in there]),
+        np.concatenate([arrays.labels] * len(there)),
+        np.concatenate([np.full(n, share) for share, _ in there]),
+    )
 
 
 def packed(forest: Forest) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from training.simulate.render import Labels, Rendered, render, run_of
 from training.simulate.scene import Scene
 from triage.core import NON_DIFFRACTION_KINDS, FloatArray, Run, Spots
 from triage.features import spot_features
-from triage.preprocess import Inputs, Preprocess
+from triage.preprocess import RESOLUTION_CHANNEL, Inputs, Preprocess
 from triage.spots import DispersionFinder, as_spots, as_table
 
 LOG = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ HELD_OUT_DETECTORS = ("PILATUS3 2M", "JUNGFRAU 4M")
 
 SPOILT_SHARE = 0.35
 """Of the training frames seen with false spots among theirs."""
+BLIND_SHARE = 0.06
+"""Of the training frames seen as where no geometry is known: bare data files, cylinders of panels, headers that contradict themselves."""
 LONG_CELL_A = 200.0
 """Longest cell edge above which a report sets samples apart."""
 
@@ -154,6 +156,7 @@ def make_shard(spec: ShardSpec) -> Path:
     labels = np.empty(spec.frames, dtype=LABEL_TYPE)
     tables: list[FloatArray] = []
     spoilt: list[FloatArray] = []
+    blind: list[FloatArray] = []
     for k in range(spec.frames):
         scene = scene_of(spec.seed, spec.split, spec.number * spec.frames + k, crystals)
         rendered = render(scene)
@@ -163,10 +166,12 @@ def make_shard(spec: ShardSpec) -> Path:
         labels[k] = label_row(scene, rendered.labels)
         if spec.split == "train":
             spoilt.append(_spoilt_features(spec, k, tables[-1], rendered.run, diffracts=bool(labels[k]["n_lattices"] > 0)))
+            blind.append(_blind_features(tables[-1], rendered.run))
     spec.folder.mkdir(parents=True, exist_ok=True)
     ends = np.cumsum([len(table) for table in tables])
     if spoilt:
         _save(spec.path.with_suffix(".spoilt.npy"), np.stack(spoilt))
+        _save(spec.path.with_suffix(".blind.npy"), np.stack(blind))
     for name, array in (
         ("image", images),
         ("crops", crops),
@@ -189,26 +194,34 @@ def _save(path: Path, array: npt.NDArray[Any]) -> None:
 def refresh_features(spec: ShardSpec) -> None:
     """Computes a shard's features anew from its spots, after `spot_features` changed: no frame is rendered.
 
-    Of training shards, also the features that the frames would have with false spots among theirs (`with_false_spots`).
+    Of training shards, also the features that the frames would have with false spots among theirs (`with_false_spots`), and where no
+    geometry is known.
     """
     crystals = structures(spec.seed, spec.split)
     spots, ends = np.load(spec.path.with_suffix(".spots.npy")), np.load(spec.path.with_suffix(".spot_ends.npy"))
     diffracts = np.load(spec.path.with_suffix(".labels.npy"))["n_lattices"] > 0
-    rows, spoilt = [], []
+    rows, spoilt, blind = [], [], []
     for k, table in enumerate(np.split(spots, ends[:-1])):
         index = spec.number * spec.frames + k
         run = run_of(scene_of(spec.seed, spec.split, index, crystals))
         rows.append(spot_features(as_spots(table, run), run))
         if spec.split == "train":
             spoilt.append(_spoilt_features(spec, k, table, run, diffracts=bool(diffracts[k])))
+            blind.append(_blind_features(table, run))
     if spoilt:
         _save(spec.path.with_suffix(".spoilt.npy"), np.stack(spoilt))
+        _save(spec.path.with_suffix(".blind.npy"), np.stack(blind))
     _save(spec.path.with_suffix(".features.npy"), np.stack(rows))
 
 
 def _spoilt_features(spec: ShardSpec, position: int, table: FloatArray, run: Run, *, diffracts: bool) -> FloatArray:
     rng = np.random.default_rng([spec.seed, SPLITS[spec.split][0], 2, spec.number * spec.frames + position])
     return spot_features(as_spots(with_false_spots(table, run, rng, diffracts=diffracts), run), run)
+
+
+def _blind_features(table: FloatArray, run: Run) -> FloatArray:
+    unknown = replace(run, geometry=None)
+    return spot_features(as_spots(table, unknown), unknown)
 
 
 def with_false_spots(table: FloatArray, run: Run, rng: np.random.Generator, *, diffracts: bool) -> FloatArray:
@@ -285,6 +298,8 @@ class Arrays:
     shard_frames: int
     spoilt: npt.NDArray[np.float32] | None = None
     """Of training frames: the features with false spots among the true."""
+    blind: npt.NDArray[np.float32] | None = None
+    """Of training frames: the features where no geometry is known."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -297,12 +312,18 @@ def load(folder: Path, split: str) -> Arrays:
         raise FileNotFoundError(f"{folder}: no simulated '{split}' shards; run `triage train` with data.frames set, or `triage simulate`")
     stems = [name.name.removesuffix(".labels.npy") for name in names]
     labels = [np.load(folder / f"{stem}.labels.npy") for stem in stems]
-    spoilt = [folder / f"{stem}.spoilt.npy" for stem in stems]  # of training shards, and not of ones made before there were any
+
+    def further(name: str) -> npt.NDArray[np.float32] | None:
+        """Of training shards, and not of ones made before there were any."""
+        paths = [folder / f"{stem}.{name}.npy" for stem in stems]
+        return np.concatenate([np.load(path) for path in paths]) if all(path.exists() for path in paths) else None
+
     return Arrays(
         images=[np.load(folder / f"{stem}.image.npy", mmap_mode="r") for stem in stems],
         crops=[np.load(folder / f"{stem}.crops.npy", mmap_mode="r") for stem in stems],
         features=np.concatenate([np.load(folder / f"{stem}.features.npy") for stem in stems]),
-        spoilt=np.concatenate([np.load(path) for path in spoilt]) if all(path.exists() for path in spoilt) else None,
+        spoilt=further("spoilt"),
+        blind=further("blind"),
         labels=np.concatenate(labels),
         shard_frames=len(labels[0]),
     )
@@ -328,11 +349,14 @@ class FrameDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             image, crops = (torch.rot90(x, turns, (-2, -1)) for x in (image, crops))
             if mirror:
                 image, crops = image.flip(-1), crops.flip(-1)
-        features = arrays.features
-        if self._augment and arrays.spoilt is not None and float(torch.rand(1)) < SPOILT_SHARE:
-            features = arrays.spoilt
-        label = arrays.labels[index]
+        features, label = arrays.features, arrays.labels[index]
         d_min = float(label["d_min_A"])
+        drawn = float(torch.rand(1)) if self._augment else 1.0
+        if arrays.blind is not None and drawn < BLIND_SHARE:
+            features, d_min = arrays.blind, float("nan")
+            image[RESOLUTION_CHANNEL] = 0
+        elif arrays.spoilt is not None and drawn < BLIND_SHARE + SPOILT_SHARE:
+            features = arrays.spoilt
         return {
             "image": image.contiguous(),
             "crops": crops.contiguous(),

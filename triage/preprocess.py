@@ -22,6 +22,8 @@ from triage.spots import SPOT_FINDER_VERSION
 PREPROCESS_VERSION = 2
 N_CHANNELS = 5
 """Mean, maximum, spots, resolution, usable fraction."""
+RESOLUTION_CHANNEL = 3
+"""Zero where no geometry is known."""
 
 _MEAN_SCALE = 20.0  # photons a pixel: log(1 + 20 x) spreads 0.02 to 5e4 over the byte
 _MEAN_TOP = float(np.log1p(_MEAN_SCALE * 5e4))
@@ -67,7 +69,7 @@ class Preprocess:
         image[1][window] = _stabilised(top, mean)
         self._paint(image[2], spots, slow_edges, fast_edges, corner)
         if run.geometry is not None:
-            image[3][window] = _resolution(run.geometry, (pixels.shape[0], pixels.shape[1]), number.shape)
+            image[RESOLUTION_CHANNEL][window] = _resolution(run.geometry, (pixels.shape[0], pixels.shape[1]), number.shape)
         image[4][window] = number / np.maximum(np.outer(np.diff(slow_edges), np.diff(fast_edges)), 1)
         return Inputs(
             image=_bytes(image),
