@@ -31,7 +31,7 @@ from training.simulate.draw import draw_scene  # noqa: E402
 from training.simulate.render import Labels, LatticeTruth, render, run_of  # noqa: E402
 from training.simulate.scene import Scene  # noqa: E402
 from triage.core import NON_DIFFRACTION_KINDS  # noqa: E402
-from triage.preprocess import Preprocess  # noqa: E402
+from triage.preprocess import RESOLUTION_CHANNEL, Preprocess  # noqa: E402
 from triage.spots import DispersionFinder, as_spots, as_table  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -204,10 +204,16 @@ def test_augmentation_turns_and_mirrors_image_and_crops_alike(shards: Path) -> N
     torch.manual_seed(3)
     arrays = load(shards, "train")
     assert arrays.spoilt is not None
+    assert arrays.blind is not None
     frames = FrameDataset(arrays, augment=True)
-    seen, spoilt = set(), set()
-    for _ in range(60):
+    seen, spoilt, blind = set(), set(), 0
+    for _ in range(90):
         item = frames[0]
+        if torch.equal(item["features"], torch.from_numpy(arrays.blind[0])):  # as where no geometry is known
+            assert not item["image"][RESOLUTION_CHANNEL].any()
+            assert torch.isnan(item["s_max"])
+            blind += 1
+            continue
         fits = [
             (turns, mirror)
             for turns in range(4)
@@ -221,6 +227,7 @@ def test_augmentation_turns_and_mirrors_image_and_crops_alike(shards: Path) -> N
         assert torch.equal(item["features"], plain["features"]) or True in spoilt
     assert len(seen) == 8
     assert spoilt == {True, False}  # some with false spots among theirs, some without
+    assert 1 <= blind <= 20
     assert turned["image"].shape == plain["image"].shape
 
 
