@@ -188,8 +188,16 @@ class SpotSummary:
     count: int
     count_no_ice: int
     resolution_A: float | None
+    """The 95th percentile of 1/d, as d."""
     total_intensity: float
+    """In photons."""
     mean_i_over_sigma: float | None
+    resolution_shells_A: float | None = None
+    """Where the number of spots in shells of equal volume falls off (DISTL's method 2); None where there are too few spots."""
+    sharpness: float | None = None
+    """Median share of a spot's photons in its largest pixel, 0 to 1; None without spots."""
+    overloads: int | None = None
+    """Spots with a pixel at or above the run's saturation value; None where that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
