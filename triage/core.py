@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from triage.geometry import Geometry, StatedGeometry
+from triage.geometry import Geometry, StatedGeometry, Vector
 
 Pixels = npt.NDArray[Any]
 """One frame's counts as the detector gave them, (slow, fast), integer or float32."""
@@ -84,6 +84,8 @@ class RunHeader:
     frames_expected: int | None = None
     omega_start_deg: float | None = None
     omega_step_deg: float | None = None
+    rotation_axis: Vector | None = None
+    """Unit vector in the frame of `triage.geometry` about which the sample turns, right-handed, by `omega_step_deg` from frame to frame."""
     exposure_s: float | None = None
 
 
