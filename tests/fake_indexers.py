@@ -71,6 +71,14 @@ class FakeIndexer:
 
 
 @dataclass(frozen=True)
+class FakeTogether:
+    """Says which frames it was given beside the one to be indexed, and how many spots they have."""
+
+    def index(self, spots: Spots, run: Run, *, cells: Sequence[Cell] = (), before: Sequence[tuple[int, Spots]] = ()) -> Indexed:
+        return Indexed(status=IndexingStatus.NOT_INDEXED, reason=str([(earlier, len(other)) for earlier, other in before]))
+
+
+@dataclass(frozen=True)
 class FakeEngineWithAName(FakeIndexer):
     engine: str = "fake 1.2"
 

@@ -81,6 +81,9 @@ def test_indexing_is_on_by_default_and_takes_what_it_is_told() -> None:
     assert (indexing.every, indexing.engine, indexing.dials.python) == (5, "dials", "/opt/dials/bin/python")
     assert indexing.known_cell == (78.1, 78.1, 37.0, 90.0, 90.0, 120.0)
     assert compose_settings("run", ["indexing=dials"], RunVerb).indexing.timeout_s == 120.0
+    assert compose_settings("run", ["indexing.together=5"], RunVerb).indexing.together == 5
+    with pytest.raises(ConfigError, match=r"indexing.*together=5: DIALS is given one frame at a time; set indexing\.together=1"):
+        compose_settings("run", ["indexing=dials", "indexing.together=5"], RunVerb)
 
 
 def test_off_is_quoted_in_yaml() -> None:

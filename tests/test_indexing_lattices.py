@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from lattice_spots import about, axes_of, lattice, misfit, outliers, reflections, run_of, spots_at, turn
 
-from triage.core import Cell, Indexed, IndexingStatus, Run
+from triage.core import Cell, Indexed, IndexingStatus, Run, RunKind, Spots
 from triage.indexing import EmbeddedIndexer
 from triage.indexing.bravais import is_flat
+from triage.indexing.observed import observe
 from triage.spots import ICE_RINGS_A
 
 CELLS: dict[str, Cell] = {
@@ -96,6 +97,59 @@ def test_orientation_is_u_of_busing_and_levy() -> None:
     np.testing.assert_allclose(np.linalg.norm(columns, axis=0), (a_star, b_star, c_star), rtol=1e-6)
     indices = run.geometry.scattering_vectors_per_A(positions) @ np.linalg.inv(columns).T
     assert np.median(np.abs(indices - np.rint(indices)).max(axis=1)) < 0.1
+
+
+AXIS = (0.8, 0.6, 0.0)
+
+
+def rotation(cell: Cell, start: np.ndarray, step_deg: float, frames: int, *, axis: tuple[float, float, float] | None) -> list[Spots]:
+    """Consecutive frames of a crystal turned about AXIS; each has seven spots of it and two others."""
+    run, found = rotating(step_deg, axis), []
+    for frame in range(frames):
+        rng = np.random.default_rng([20, frame])
+        seen = lattice(cell, about(AXIS, step_deg * frame) @ start, run, rng, n=7)
+        found.append(spots_at(np.vstack([seen, outliers(run, rng, 2)]), run, rng))
+    return found
+
+
+def rotating(step_deg: float, axis: tuple[float, float, float] | None) -> Run:
+    run = run_of(rotation_deg=step_deg)
+    return dataclasses.replace(run, kind=RunKind.ROTATION, header=dataclasses.replace(run.header, rotation_axis=axis))
+
+
+@pytest.mark.parametrize("step_deg", [0.4, -0.4])
+@pytest.mark.parametrize("known", [False, True])
+def test_frames_of_a_rotation_that_say_too_little_alone_are_indexed_together(step_deg: float, known: bool) -> None:
+    start, cell, n = turn(np.random.default_rng(21)), CELLS["oP"], 10
+    *earlier, last = rotation(cell, start, step_deg, n, axis=AXIS)
+    before = [(n - 1 - frame, spots) for frame, spots in enumerate(earlier)]
+    run, cells = rotating(step_deg, AXIS), ((cell,) if known else ())
+    assert "spots off the ice rings; at least 10 are needed" in (EmbeddedIndexer().index(last, run, cells=cells).reason or "")
+    indexed = EmbeddedIndexer().index(last, run, cells=cells, before=before)
+    assert indexed.status is IndexingStatus.INDEXED, indexed.reason
+    assert has(indexed, cell, about(AXIS, step_deg * (n - 1)) @ start)  # where the crystal stands in the last frame
+    assert len(indexed.solutions) == 1
+    assert 5 <= indexed.solutions[0].n_indexed <= 9  # of that frame's spots
+    assert indexed.n_unindexed == 9 - indexed.solutions[0].n_indexed
+
+
+def test_without_the_header_s_axis_frames_are_indexed_alone() -> None:
+    *earlier, last = rotation(CELLS["oP"], turn(np.random.default_rng(21)), 0.4, 10, axis=None)
+    before = [(9 - frame, spots) for frame, spots in enumerate(earlier)]
+    indexed = EmbeddedIndexer().index(last, rotating(0.4, None), before=before)
+    assert "spots off the ice rings; at least 10 are needed" in (indexed.reason or "")
+
+
+def test_a_thick_exposure_is_turned_about_the_header_s_axis() -> None:
+    """About an axis that is neither horizontal nor vertical: points are turned onto the sphere by up to half a degree."""
+    rng, run, cell = np.random.default_rng(22), rotating(1.0, AXIS), CELLS["oP"]
+    start = turn(rng)
+    parts = [lattice(cell, about(AXIS, angle) @ start, run, rng, n=40) for angle in np.linspace(-0.5, 0.5, 5)]
+    spots = spots_at(np.vstack(parts), run, rng)
+    assert run.geometry is not None
+    trial = EmbeddedIndexer().lattices(observe(spots, run, run.geometry))[0].trial
+    np.testing.assert_allclose(trial.spin, np.deg2rad(0.5) * np.asarray(AXIS))
+    assert has(EmbeddedIndexer().index(spots, run), cell, start)
 
 
 @pytest.mark.parametrize("apart", ["random", 1.5, 4.0])

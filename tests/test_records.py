@@ -36,7 +36,16 @@ from triage.records import plain, to_json
 GEOMETRY = Geometry(wavelength_A=0.9763, distance_mm=200.0, pixel_mm=(0.075, 0.0751), beam_px=(1100.5, 1050.25), shape_px=(2162, 2068))
 AT = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 JUDGEMENT = Judgement(lattices=(0.1, 0.6, 0.2, 0.1), non_diffraction_kind=(0.7, 0.1, 0.1, 0.1), ice_rings=0.25, resolution_A=2.1)
-SPOTS = SpotSummary(count=40, count_no_ice=38, resolution_A=2.3, total_intensity=1.5e4, mean_i_over_sigma=11.0)
+SPOTS = SpotSummary(
+    count=40,
+    count_no_ice=38,
+    resolution_A=2.3,
+    resolution_shells_A=2.2,
+    total_intensity=1.5e4,
+    mean_i_over_sigma=11.0,
+    sharpness=0.3,
+    overloads=2,
+)
 DECAY = Decay(probability=0.4, delta_B_A2=2.5, delta_B_sigma=1.1, scale=0.9, reference_frames=(0, 11))
 
 
@@ -118,7 +127,8 @@ def test_frame_record_has_the_documented_fields() -> None:
         "decay": {"probability": 0.4, "delta_B_A2": 2.5, "delta_B_sigma": 1.1, "scale": 0.9, "reference_frames": [0, 11]}
         | dict.fromkeys(("since_frame", "outer_d_A", "outer_loss", "inner_d_A", "inner_loss")),
         "ice_rings": 0.25,
-        "spots": {"count": 40, "count_no_ice": 38, "resolution_A": 2.3, "total_intensity": 1.5e4, "mean_i_over_sigma": 11.0},
+        "spots": {"count": 40, "count_no_ice": 38, "resolution_A": 2.3, "total_intensity": 1.5e4, "mean_i_over_sigma": 11.0}
+        | {"resolution_shells_A": 2.2, "sharpness": 0.3, "overloads": 2},
         "latency_ms": 12.5,
         "error": None,
     }

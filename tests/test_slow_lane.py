@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,7 @@ from fake_indexers import (
     TWO,
     FakeEngineWithAName,
     FakeIndexer,
+    FakeTogether,
     absent,
     broken,
     indexable_run,
@@ -33,9 +35,9 @@ from fake_indexers import (
     spots_telling,
 )
 
-from triage.core import Indexed, Judgement, Run, Verdict
+from triage.core import Indexed, Judgement, Run, RunKind, Verdict
 from triage.slow_lane import Job, Outcome, Plan, SlowLane, unfit
-from triage.slow_lane.jobs import LAGS, JobQueue
+from triage.slow_lane.jobs import LAGS, JobQueue, Recent
 from triage.slow_lane.lane import MOST_BYTES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -98,6 +100,49 @@ def test_every_nth_frame_has_an_outcome_and_no_other(lane: Any) -> None:
     slow = lane(every=3, complete=True)
     offer(slow, [judged(RUN, frame, n=40 if frame % 2 else 5) for frame in range(10)])
     assert {frame: status for frame, (status, _) in told(drained(slow)).items()} == {0: "skipped", 3: "indexed", 6: "skipped", 9: "indexed"}
+
+
+# frames together
+
+
+def turning(axis: tuple[float, float, float] | None = (1.0, 0.0, 0.0), kind: RunKind = RunKind.ROTATION) -> Run:
+    run = indexable_run(kind=kind)
+    return replace(run, header=replace(run.header, rotation_axis=axis, omega_step_deg=0.2))
+
+
+def test_frames_of_a_rotation_go_with_those_before_them(lane: Any) -> None:
+    run, slow = turning(), lane(FakeTogether, every=2, complete=True, together=3)
+    offer(slow, [judged(run, frame, n=20 + frame) for frame in (0, 1, 2, 4, 5, 6)], run)
+    assert told(drained(slow)) == {  # frame 3 was not judged
+        0: ("not_indexed", "[]"),
+        2: ("not_indexed", "[(1, 21), (2, 20)]"),
+        4: ("not_indexed", "[(2, 22)]"),
+        6: ("not_indexed", "[(1, 25), (2, 24)]"),
+    }
+
+
+def test_frames_of_few_spots_are_worth_it_together(lane: Any) -> None:
+    run, slow = turning(), lane(FakeTogether, every=1, complete=True, together=2)
+    offer(slow, [judged(run, frame, n=6) for frame in range(2)], run)
+    assert told(drained(slow)) == {
+        0: ("skipped", "6 spots off the ice rings; at least 10 are needed"),
+        1: ("not_indexed", "[(1, 6)]"),
+    }
+    assert unfit(run, judged(run, 1, n=3), n_before=6) == "3 spots off the ice rings and 6 of the frames before; at least 10 are needed"
+
+
+@pytest.mark.parametrize(("run", "said"), [(turning(axis=None), True), (turning(kind=RunKind.STILLS), False)], ids=["no axis", "stills"])
+def test_where_frames_cannot_go_together_they_go_alone(run: Run, said: bool, caplog: pytest.LogCaptureFixture) -> None:
+    recent = Recent(3)
+    with caplog.at_level(logging.INFO):
+        assert [recent.before(run, judged(run, frame)) for frame in range(3)] == [()] * 3
+    assert caplog.text.count("its header states no rotation axis") == said
+
+
+def test_frames_of_another_run_do_not_go_together() -> None:
+    recent = Recent(3)
+    assert recent.before(turning(), judged(RUN, 0)) == ()
+    assert recent.before(turning(), judged(RUN, 1)) == ()
 
 
 # what the processes do

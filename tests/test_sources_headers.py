@@ -14,7 +14,7 @@ import h5py
 import hdf5plugin  # noqa: F401
 import numpy as np
 import pytest
-from file_writers import SHAPE, cbf_bytes, frames, nx, quantity, write_data_file, write_header, write_nxmx
+from file_writers import PILATUS_LINES, SHAPE, cbf_bytes, frames, nx, quantity, write_data_file, write_header, write_nxmx
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +77,7 @@ def test_nxmx_geometry_follows_the_axes_with_units_converted(tmp_path: Path) -> 
     assert (geometry.fast_axis, geometry.slow_axis) == ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
     assert header.kind is RunKind.ROTATION
     assert (header.omega_start_deg, header.omega_step_deg) == (pytest.approx(10.0), pytest.approx(0.2))
+    assert header.rotation_axis == pytest.approx((-1.0, 0.0, 0.0))
     assert header.pixel_mask is not None
     assert header.pixel_mask.sum() == 64
 
@@ -223,6 +224,22 @@ def test_a_still_has_no_kind(tmp_path: Path) -> None:
     assert (header.kind, header.omega_start_deg, header.omega_step_deg) == (None, 20.0, 0.0)
 
 
+def test_the_rotation_axis_is_turned_by_what_it_stands_on(tmp_path: Path) -> None:
+    """phi about (1, 0, 0) on a chi of 90 deg about z turns about y (right-handed)."""
+    write_nxmx(tmp_path / "x.nxs", frames(3))
+    with h5py.File(tmp_path / "x.nxs", "r+") as file:
+        axes = file["entry/sample/transformations"]
+        rotation = {"transformation_type": "rotation"}
+        quantity(axes, "chi", np.float64([90.0]), "deg", **rotation, vector=[0.0, 0.0, 1.0], depends_on=".")
+        axes["gonio_omega"].attrs["vector"] = [1.0, 0.0, 0.0]
+        axes["gonio_omega"].attrs["depends_on"] = "/entry/sample/transformations/chi"
+    assert nexus_header(tmp_path / "x.nxs").rotation_axis == pytest.approx((0.0, 1.0, 0.0), abs=1e-12)
+    with h5py.File(tmp_path / "x.nxs", "r+") as file:
+        del file["entry/sample/transformations/gonio_omega"].attrs["vector"]
+    header = nexus_header(tmp_path / "x.nxs")
+    assert (header.rotation_axis, header.omega_step_deg) == (None, pytest.approx(0.2))
+
+
 def test_signed_frames_of_a_photon_counter_have_no_valid_negatives(tmp_path: Path) -> None:
     write_data_file(tmp_path / "x.h5", frames(1, dtype="int32"))
     with h5py.File(tmp_path / "x.h5", "r+") as file:
@@ -252,6 +269,20 @@ def test_pilatus_lines(tmp_path: Path) -> None:
     )
     assert (header.omega_start_deg, header.omega_step_deg, header.kind) == (12.5, 0.2, RunKind.ROTATION)
     assert (header.exposure_s, header.saturation_value, header.negative_is_no_data) == (0.05, 1e6, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "axis"),
+    [
+        ("# Oscillation_axis X.CW\n", (1.0, 0.0, 0.0)),
+        ("# Oscillation_axis  X, CW\n", (1.0, 0.0, 0.0)),
+        ("# Oscillation_axis omega\n", None),
+        ("", None),
+    ],
+)
+def test_the_oscillation_axis_of_pilatus_lines(tmp_path: Path, line: str, axis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("file_writers.PILATUS_LINES", PILATUS_LINES + line)
+    assert cbf_header(tmp_path).rotation_axis == axis
 
 
 def test_a_swing_without_axis_tables_is_refused(tmp_path: Path) -> None:
@@ -374,6 +405,8 @@ def test_real_cbf_files_have_the_geometry_that_dxtbx_reads(fixtures_dir: Path, n
     np.testing.assert_allclose(geometry.slow_axis, golden["slow_axis"], atol=1e-6)
     assert header.shape_px == tuple(golden["shape_px"])
     assert abs(float(header.omega_step_deg or 0)) == pytest.approx(golden["oscillation_deg"][1])
+    assert header.rotation_axis is not None
+    np.testing.assert_allclose(header.rotation_axis, golden["rotation_axis"], atol=1e-9)
     assert header.saturation_value == pytest.approx(golden["overload"])
     assert header.exposure_s == pytest.approx(golden["exposure_s"], rel=0.02)  # dxtbx takes run2's Exposure_period
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from triage.geometry import Geometry, StatedGeometry
+from triage.geometry import Geometry, StatedGeometry, Vector
 
 Pixels = npt.NDArray[Any]
 """One frame's counts as the detector gave them, (slow, fast), integer or float32."""
@@ -84,6 +84,8 @@ class RunHeader:
     frames_expected: int | None = None
     omega_start_deg: float | None = None
     omega_step_deg: float | None = None
+    rotation_axis: Vector | None = None
+    """Unit vector in the frame of `triage.geometry` about which the sample turns, right-handed, by `omega_step_deg` from frame to frame."""
     exposure_s: float | None = None
 
 
@@ -188,8 +190,16 @@ class SpotSummary:
     count: int
     count_no_ice: int
     resolution_A: float | None
+    """The 95th percentile of 1/d, as d."""
     total_intensity: float
+    """In photons."""
     mean_i_over_sigma: float | None
+    resolution_shells_A: float | None = None
+    """Where the number of spots in shells of equal volume falls off (DISTL's method 2); None where there are too few spots."""
+    sharpness: float | None = None
+    """Median share of a spot's photons in its largest pixel, 0 to 1; None without spots."""
+    overloads: int | None = None
+    """Spots with a pixel at or above the run's saturation value; None where that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from triage.core import (
     TriageError,
     Verdict,
 )
+from triage.spot_quality import overloads
 from triage.spots import summarise
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class Judge:
             _check(pixels, frame)
             spots = self.finder.find(pixels, frame.run)
             judgement = self.classifier.score(pixels, spots, frame.run)
-            verdict = _verdict(frame, judgement=judgement, spots=summarise(spots), shells=self.shells(spots))
+            summary = summarise(spots, overloads=overloads(pixels, spots, frame.run))
+            verdict = _verdict(frame, judgement=judgement, spots=summary, shells=self.shells(spots))
             return replace(verdict, found=spots) if self.keep_spots else verdict
         except TriageError as error:
             return _verdict(frame, error=str(error) or type(error).__name__)

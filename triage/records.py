@@ -166,6 +166,9 @@ def _spots(spots: SpotSummary | None) -> dict[str, Any] | None:
         "resolution_A": spots.resolution_A,
         "total_intensity": spots.total_intensity,
         "mean_i_over_sigma": spots.mean_i_over_sigma,
+        "resolution_shells_A": spots.resolution_shells_A,
+        "sharpness": spots.sharpness,
+        "overloads": spots.overloads,
     }
 
 

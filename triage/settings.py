@@ -208,7 +208,15 @@ class IndexingSettings(Strict):
     queue: Annotated[int, Field(ge=2, le=100_000)]
     timeout_s: Positive
     cell: str | None
+    together: Annotated[int, Field(ge=1, le=20)]
+    """Frames of a rotation that are indexed at once."""
     dials: DialsSettings
+
+    @model_validator(mode="after")
+    def _can(self) -> Self:
+        if self.engine == "dials" and self.together > 1:
+            raise ValueError(f"together={self.together}: DIALS is given one frame at a time; set indexing.together=1 or indexing=embedded")
+        return self
 
     @field_validator("cell")
     @classmethod

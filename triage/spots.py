@@ -16,6 +16,7 @@ import numpy.typing as npt
 from triage.binning import measured
 from triage.core import FloatArray, Pixels, Run, Spots, SpotSummary
 from triage.spot_kernels import Counts, Levels, find_spots, noise_of
+from triage.spot_quality import resolution_by_percentile, resolution_by_shells, sharpness
 
 SPOT_FINDER_VERSION = 2
 """Raised whenever the spots found in a frame change: a model trained on another version's spots does not load."""
@@ -77,22 +78,17 @@ def as_table(spots: Spots) -> FloatArray:
     return np.column_stack([spots.positions_px, *columns]).astype(np.float32)
 
 
-def summarise(spots: Spots) -> SpotSummary:
-    """The frame's numbers from its spots.
-
-    The resolution is the 95th percentile of 1/d of the spots off the ice rings, where there are at least five.
-    """
-    off_ice = ~spots.on_ice
-    n_off = int(off_ice.sum())
-    resolution = None
-    if spots.inverse_d_per_A is not None and n_off >= 5:
-        resolution = float(1.0 / np.percentile(spots.inverse_d_per_A[off_ice], 95))
+def summarise(spots: Spots, *, overloads: int | None = None) -> SpotSummary:
+    """The frame's numbers from its spots (`triage.spot_quality`); `overloads` needs the pixels too, and is passed on."""
     return SpotSummary(
         count=len(spots),
-        count_no_ice=n_off,
-        resolution_A=resolution,
+        count_no_ice=int((~spots.on_ice).sum()),
+        resolution_A=resolution_by_percentile(spots),
+        resolution_shells_A=resolution_by_shells(spots),
         total_intensity=float(spots.intensity.sum()),
         mean_i_over_sigma=float((spots.intensity / spots.sigma).mean()) if len(spots) else None,
+        sharpness=sharpness(spots),
+        overloads=overloads,
     )
 
 

@@ -99,6 +99,7 @@ def read_file(path):
         pixel = panel.get_pixel_size()[1], panel.get_pixel_size()[0]
         found = described(path.name, panel, beam.get_wavelength(), pixel, (height, width))
         found["oscillation_deg"] = list(scan.get_oscillation())
+        found["rotation_axis"] = turned(image.get_goniometer().get_rotation_axis())
         found["exposure_s"] = scan.get_exposure_times()[0]
         found["overload"] = panel.get_trusted_range()[1]
         return found

@@ -35,6 +35,7 @@ def slow_lane(settings: IndexingSettings, mode: Mode, cores: int) -> SlowLane | 
         queue=settings.queue,
         timeout_s=settings.timeout_s + grace_s,
         cells=() if cell is None else (cell,),
+        together=settings.together,
     )
     return SlowLane(make, engine=engine, plan=plan)
 

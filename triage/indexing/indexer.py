@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from triage.core import Cell, Indexed, IndexingStatus, Run, Solution, Spots
+from triage.geometry import Geometry
 from triage.indexing.bravais import Setting, busing_levy, is_flat, settings
 from triage.indexing.known_cell import anywhere, nearby
 from triage.indexing.model import (
@@ -24,7 +25,7 @@ from triage.indexing.model import (
     under,
     with_spin,
 )
-from triage.indexing.observed import MOST_SPOTS, Bools, Floats, Observed, observe
+from triage.indexing.observed import Bools, Floats, Observed, observe, together
 from triage.indexing.search import SCOPES, START, Trial, settle, unknown_cell
 
 LEAST_SPOTS = 10
@@ -60,18 +61,22 @@ class EmbeddedIndexer:
     log10_significance: float = -3.0
     """Of a lattice to be there by chance, all trials counted."""
 
-    def index(self, spots: Spots, run: Run, *, cells: Sequence[Cell] = ()) -> Indexed:
-        """Every lattice of the spots; `cells` are known ones, likeliest first, tried before an unknown one is sought."""
+    def index(self, spots: Spots, run: Run, *, cells: Sequence[Cell] = (), before: Sequence[tuple[int, Spots]] = ()) -> Indexed:
+        """Every lattice of the spots; `cells` are known ones, likeliest first, tried before an unknown one is sought.
+
+        `before`: spots of earlier frames of the same rotation, each with how many frames earlier it was taken. Lattices are sought on
+        all of them; what is said is said of `spots`. Without the header's rotation axis they are left out.
+        """
         if run.geometry is None:
             return _not(f"the run's geometry is not known ({run.geometry_problem or 'the header states none'})")
-        if len(spots) - int(spots.on_ice.sum()) < LEAST_SPOTS:
-            return _not(f"{len(spots) - int(spots.on_ice.sum())} spots off the ice rings; at least {LEAST_SPOTS} are needed")
-        rotation_deg = abs(run.header.omega_step_deg or 0.0)
-        observed = observe(spots, run.geometry, rotation_deg, MOST_SPOTS)
+        observed = _observed(spots, run, run.geometry, before)
+        n_off_ice = int(observed.off_ice.sum())
+        if n_off_ice < LEAST_SPOTS:
+            return _not(f"{n_off_ice} spots off the ice rings; at least {LEAST_SPOTS} are needed")
         lattices = self.lattices(observed, cells)
         if not lattices:
             return _not("no lattice explains the spots better than chance")
-        return _indexed(observed if len(spots) <= MOST_SPOTS else observe(spots, run.geometry, rotation_deg, len(spots)), lattices)
+        return _indexed(observe(spots, run, run.geometry, len(spots)), lattices)
 
     def lattices(self, observed: Observed, cells: Sequence[Cell] = ()) -> list[Lattice]:
         """The lattices themselves, strongest first."""
@@ -144,6 +149,14 @@ class EmbeddedIndexer:
             if self._is_there(lattice.trial, log10_trials, further=True):
                 return lattice
         return self._unknown(observed, use)
+
+
+def _observed(spots: Spots, run: Run, geometry: Geometry, before: Sequence[tuple[int, Spots]]) -> Observed:
+    """The spots that lattices are sought on."""
+    own, step_deg = observe(spots, run, geometry), run.header.omega_step_deg
+    if not before or own.axis is None or not step_deg:
+        return own
+    return together(own, [(np.deg2rad(earlier * step_deg), observe(other, run, geometry)) for earlier, other in before])
 
 
 def _worth(lattice: Lattice) -> float:

@@ -9,8 +9,7 @@ import numpy as np
 
 from triage.indexing.bravais import Setting, cell_of, settings, tidy
 from triage.indexing.fit import DOMAIN_PER_A
-from triage.indexing.known_cell import rotations
-from triage.indexing.observed import Bools, Floats, Observed
+from triage.indexing.observed import Bools, Floats, Observed, rotations
 from triage.indexing.search import ALL_NINE, START, TIGHT, Trial, settle
 from triage.indexing.significance import chance_of_more
 
@@ -156,10 +155,14 @@ def multiplied(observed: Observed, use: Bools, trial: Trial) -> Trial:
 
 
 def with_spin(observed: Observed, use: Bools, trial: Trial, *, ways: Floats = ALL_NINE) -> Trial:
-    """The lattice with the rotation axis that fits best, of the two that beamlines have and none: headers seldom reach us with it."""
+    """The lattice turned by the exposure, about the header's axis or, where it states none, the better of the two that beamlines have.
+
+    Where the lattice fits better without, it is left as it is.
+    """
     if observed.half_wedge_rad < _LEAST_WEDGE_RAD:
         return trial
-    spins = [observed.half_wedge_rad * axis for axis in np.eye(3)[:2]]
+    axes = np.eye(3)[:2] if observed.axis is None else observed.axis[None]
+    spins = [observed.half_wedge_rad * axis for axis in axes]
     turned = [settle(observed, use, trial.a, ways=ways, like=trial, spin=spin, rounds=4) for spin in spins]
     return min([trial, *turned], key=lambda one: one.log10_chance)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from triage.core import Spots
+from triage.core import Run, Spots
 from triage.geometry import Geometry
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -19,6 +20,8 @@ MOST_SPOTS = 500
 
 _LINE_HALF_PX = 0.75
 _LEAST_ON_LINE = 7
+_SAME_PX = 2.0
+_OF_SPOTS = ("positions_px", "per_px_A", "s", "off_ice", "on_line", "strength")
 
 
 class Measured(NamedTuple):
@@ -51,13 +54,16 @@ class Observed:
     """(n,) I/sigma."""
     half_wedge_rad: float
     """Half the rotation during the exposure."""
+    axis: Floats | None
+    """(3,) unit vector that the sample turns about; None where the header does not say."""
+    wavelength_A: float
 
     def __len__(self) -> int:
         return len(self.s)
 
 
-def observe(spots: Spots, geometry: Geometry, rotation_deg: float, most: int = MOST_SPOTS) -> Observed:
-    """The strongest `most` of `spots`."""
+def observe(spots: Spots, run: Run, geometry: Geometry, most: int = MOST_SPOTS) -> Observed:
+    """The strongest `most` of `spots`; `geometry` is the run's."""
     strength = np.asarray(spots.intensity / np.maximum(spots.sigma, 1e-6), dtype=np.float64)
     kept = np.argsort(-strength, kind="stable")[:most]
     s = geometry.inverse_d_per_A(spots.positions_px[kept])
@@ -82,8 +88,62 @@ def observe(spots: Spots, geometry: Geometry, rotation_deg: float, most: int = M
         off_ice=~spots.on_ice[kept],
         on_line=_on_line(positions, geometry.shape_px),
         strength=strength[kept],
-        half_wedge_rad=float(np.deg2rad(rotation_deg)) / 2.0,
+        half_wedge_rad=abs(float(np.deg2rad(run.header.omega_step_deg or 0.0))) / 2.0,
+        axis=None if run.header.rotation_axis is None else np.asarray(run.header.rotation_axis, dtype=np.float64),
+        wavelength_A=geometry.wavelength_A,
     )
+
+
+def together(own: Observed, others: Sequence[tuple[float, Observed]], most: int = MOST_SPOTS) -> Observed:
+    """The spots of several exposures of one rotation as if the crystal had stood where it stands in `own`; the strongest `most` of them.
+
+    Each other exposure comes with the angle in rad that the sample has turned by from it to `own`, about the header's axis (ValueError
+    where there is none). A distance is split into across and along the ray as before: rays turn with their spots. A spot that an
+    exposure shares with one nearer to `own` is the same reflection, and is left out.
+    """
+    if own.axis is None:
+        raise ValueError("exposures can be joined only where the rotation axis is known")
+    parts, seen = [own], own.positions_px
+    for angle_rad, other in sorted(others, key=lambda pair: abs(pair[0])):
+        fresh = ~_shared(other.positions_px, seen)
+        parts.append(_turned(_chosen(other, np.flatnonzero(fresh)), own.axis * angle_rad))
+        seen = np.concatenate([seen, other.positions_px])
+    every = _joined(parts)
+    kept = np.argsort(-every.strength, kind="stable")[:most]
+    return _chosen(every, kept[np.argsort(every.s[kept], kind="stable")])
+
+
+def _shared(positions_px: Floats, seen_px: Floats) -> Bools:
+    """Which of the positions (n, 2) lie within _SAME_PX of one of (m, 2)."""
+    if len(positions_px) == 0 or len(seen_px) == 0:
+        return np.zeros(len(positions_px), dtype=bool)
+    apart = positions_px[:, None] - seen_px[None]
+    return np.asarray((np.hypot(apart[..., 0], apart[..., 1]) < _SAME_PX).any(axis=1))
+
+
+def _turned(observed: Observed, turn: Floats) -> Observed:
+    """The same spots with the crystal, its rays and the detector turned by `turn` (3,), a rotation vector in rad."""
+    rotation = rotations(turn[None])[0]
+    q, ray, per_px = observed.measured
+    measured = Measured(
+        q=np.ascontiguousarray(q @ rotation.T),
+        ray=np.ascontiguousarray(ray @ rotation.T),
+        per_px=np.ascontiguousarray(np.einsum("ij,njk->nik", rotation, per_px)),
+    )
+    return replace(observed, measured=measured)
+
+
+def _chosen(observed: Observed, which: npt.NDArray[np.intp]) -> Observed:
+    """The spots of these numbers, in this order."""
+    arrays = {name: getattr(observed, name)[which] for name in _OF_SPOTS}
+    return replace(observed, measured=Measured(*(np.ascontiguousarray(part[which]) for part in observed.measured)), **arrays)
+
+
+def _joined(parts: Sequence[Observed]) -> Observed:
+    """All spots, exposure after exposure; what is said once is said by the first."""
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _OF_SPOTS}
+    measured = Measured(*(np.concatenate(same) for same in zip(*(part.measured for part in parts), strict=True)))
+    return replace(parts[0], measured=measured, **arrays)
 
 
 def _on_line(positions_px: Floats, shape_px: tuple[int, int]) -> Bools:
@@ -94,3 +154,14 @@ def _on_line(positions_px: Floats, shape_px: tuple[int, int]) -> Bools:
         expected = n * 2.0 * _LINE_HALF_PX / shape_px[k]
         result |= near.sum(axis=1) > max(_LEAST_ON_LINE, expected + 6.0 * np.sqrt(expected) + 4.0)
     return result
+
+
+def rotations(vectors: Floats) -> Floats:
+    """Rotations (r, 3, 3) by the length of vectors (r, 3) in rad about their direction (Rodrigues)."""
+    angle = np.linalg.norm(vectors, axis=1)
+    unit = vectors / np.maximum(angle, 1e-12)[:, None]
+    cross = np.zeros((len(vectors), 3, 3))
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        cross[:, i, j], cross[:, j, i] = -unit[:, k], unit[:, k]
+    sine, cosine = np.sin(angle)[:, None, None], np.cos(angle)[:, None, None]
+    return np.eye(3) + sine * cross + (1.0 - cosine) * cross @ cross

@@ -49,9 +49,9 @@ class Trial:
     inside: Bools
     """(n,) spots that it explains."""
     hkl: Floats
-    """(n, 3)."""
+    """(n, 3); zeros for spots that were not in use."""
     away: Floats
-    """(n, 2) from their points, 1/A across and along."""
+    """(n, 2) from their points, 1/A across and along; inf for spots that were not in use."""
     log10_chance: float
     """That so many spots lie on its points by chance (`triage.indexing.significance`), before any number of trials."""
 
@@ -98,8 +98,7 @@ def candidates(observed: Observed, use: Bools, scope: Scope) -> list[Floats]:
     q = np.ascontiguousarray(observed.measured.q[use])
     n_inner = min(len(q), scope.spots)
     s_c = max(float(observed.s[use][n_inner - 1]), 0.02)
-    wavelength_A = float(np.linalg.norm(observed.measured.ray[0] - np.array([0.0, 0.0, 1.0])) / observed.s[0])
-    step = min(8.0, 2.0 / (wavelength_A * s_c))  # along the beam the sphere is thin, and coarser steps resolve it
+    step = min(8.0, 2.0 / (observed.wavelength_A * s_c))  # along the beam the sphere is thin, and coarser steps resolve it
     half, planes = scope.half, min(_MOST_PLANES, 2 * int(scope.half * _STEP / step) + 1)
     power = np.empty((planes, half + 1, 2 * half + 1), dtype=np.float32)
     transform(q[:n_inner].astype(np.float32), np.float32(s_c), np.float32(step), power)

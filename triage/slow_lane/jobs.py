@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from dataclasses import dataclass, replace
 
 from triage.buffer import Sampler
-from triage.core import Indexed, IndexingStatus, Judgement, Run, Spots, Verdict
+from triage.core import Indexed, IndexingStatus, Judgement, Run, RunKind, Spots, Verdict
+
+log = logging.getLogger(__name__)
 
 DIFFRACTS_BELOW = 0.5
 """A frame is worth indexing when the network finds no diffraction less probable than this."""
@@ -27,6 +30,8 @@ class Job:
     judgement: Judgement
     arrived_s: float
     """time.monotonic() when the frame arrived."""
+    before: tuple[tuple[int, Spots], ...] = ()
+    """Spots of earlier frames to be indexed together with this one's, each with how many frames earlier."""
 
     @property
     def certainty(self) -> float:
@@ -54,16 +59,17 @@ class Outcome:
     arrived_s: float
 
 
-def unfit(run: Run, verdict: Verdict) -> str | None:
-    """Why a frame is not worth indexing; None where it is."""
+def unfit(run: Run, verdict: Verdict, n_before: int = 0) -> str | None:
+    """Why a frame is not worth indexing, with `n_before` spots of earlier ones beside its own; None where it is."""
     if verdict.judgement is None or verdict.spots is None or verdict.found is None:
         return "the frame could not be judged"
     if verdict.judgement.non_diffraction >= DIFFRACTS_BELOW:
         return f"it does not diffract (probability {verdict.judgement.non_diffraction:.2f})"
     if run.geometry is None:
         return "the geometry is not known"
-    if verdict.spots.count_no_ice < LEAST_SPOTS:
-        return f"{verdict.spots.count_no_ice} spots off the ice rings; at least {LEAST_SPOTS} are needed"
+    if verdict.spots.count_no_ice + n_before < LEAST_SPOTS:
+        beside = f" and {n_before} of the frames before" if n_before else ""
+        return f"{verdict.spots.count_no_ice} spots off the ice rings{beside}; at least {LEAST_SPOTS} are needed"
     return None
 
 
@@ -96,6 +102,37 @@ def outcome(job: Job, indexed: Indexed, engine: str) -> Outcome:
         n_spots=len(job.spots) - int(job.spots.on_ice.sum()),
         arrived_s=job.arrived_s,
     )
+
+
+class Recent:
+    """The spots of a rotation's last frames, to be indexed together with those of the next one. Not thread-safe."""
+
+    def __init__(self, frames: int) -> None:
+        """`frames`: how many at once, the next one among them."""
+        self._frames = frames
+        self._run: Run | None = None
+        self._spots: dict[int, Spots] = {}
+
+    def before(self, run: Run, verdict: Verdict) -> tuple[tuple[int, Spots], ...]:
+        """(How many frames earlier, its spots) of the frames that go with this one, nearest first; it is remembered for later ones.
+
+        None where frames are indexed one by one, or the run is no rotation about an axis that its header states.
+        """
+        if run is not self._run:
+            self._run, self._spots = run, {}
+            if self._frames > 1 and run.kind is RunKind.ROTATION and not _turns(run):
+                log.info("run %s: its header states no rotation axis, so that its frames are indexed one by one", run.id)
+        if self._frames <= 1 or not _turns(run):
+            return ()
+        window = range(verdict.frame - 1, verdict.frame - self._frames, -1)
+        found = tuple((verdict.frame - frame, self._spots[frame]) for frame in window if frame in self._spots)
+        if verdict.found is not None:
+            self._spots = {verdict.frame - earlier: spots for earlier, spots in found} | {verdict.frame: verdict.found}
+        return found
+
+
+def _turns(run: Run) -> bool:
+    return run.kind is RunKind.ROTATION and run.header.rotation_axis is not None and bool(run.header.omega_step_deg)
 
 
 class JobQueue:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from triage.core import Cell, Indexed, Indexer, IndexingStatus, Run, Verdict
-from triage.slow_lane.jobs import LAGS, Job, JobQueue, Outcome, light, outcome, skipped, unfit
+from triage.slow_lane.jobs import LAGS, Job, JobQueue, Outcome, Recent, light, outcome, skipped, unfit
 from triage.slow_lane.worker import Worker, WorkerClosed, WorkerError
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ class Plan:
     """For one frame."""
     cells: tuple[Cell, ...] = ()
     """Known ones, tried first."""
+    together: int = 1
+    """Frames of a rotation that are indexed at once: each with those before it. Above 1 only with an indexer that takes them."""
 
 
 class SlowLane:
@@ -48,6 +50,7 @@ class SlowLane:
         self.plan = plan or Plan()
         self._make, self._engine = make, engine
         self._queue = JobQueue(None if self.plan.complete else self.plan.queue)
+        self._recent = Recent(self.plan.together)
         self._changed = threading.Condition()
         self._done: deque[Outcome] = deque()
         self._in_hand: set[Job] = set()
@@ -69,14 +72,22 @@ class SlowLane:
 
     def offer(self, run: Run, verdict: Verdict, arrived_s: float) -> None:
         """Takes a judged frame, with the spots found in it. Never waits."""
+        before = self._recent.before(run, verdict)
         if self.plan.every is not None and verdict.frame % self.plan.every:
             return
-        reason = unfit(run, verdict)
+        reason = unfit(run, verdict, sum(len(spots) - int(spots.on_ice.sum()) for _, spots in before))
         if reason is not None or verdict.found is None or verdict.judgement is None:
             with self._changed:
                 self._done.append(skipped(run, verdict, arrived_s, self._engine, reason or "the frame could not be judged"))
             return
-        job = Job(run=self._light(run), frame=verdict.frame, spots=verdict.found, judgement=verdict.judgement, arrived_s=arrived_s)
+        job = Job(
+            run=self._light(run),
+            frame=verdict.frame,
+            spots=verdict.found,
+            judgement=verdict.judgement,
+            arrived_s=arrived_s,
+            before=before,
+        )
         self.start()
         with self._changed:
             shed = self._queue.add(job)
@@ -167,7 +178,7 @@ class SlowLane:
             own = self._consensus.get(job.run.id)
         cells = (*self.plan.cells, *(() if own is None else (own,)))
         try:
-            return worker.index(job.spots, job.run, cells, self.plan.timeout_s)
+            return worker.index(job.spots, job.run, cells, self.plan.timeout_s, before=job.before)
         except WorkerClosed:
             return Indexed(status=IndexingStatus.SKIPPED, reason="indexing was closed")
         except WorkerError as error:

@@ -22,7 +22,7 @@ _GO_WITHIN_S = 0.3
 _CLOSE_WITHIN_S = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-Task = tuple[Spots, Run, tuple[Cell, ...]]
+Task = tuple[Spots, Run, tuple[Cell, ...], tuple[tuple[int, Spots], ...]]
 
 
 class WorkerError(TriageError):
@@ -81,12 +81,17 @@ class Worker:
                 self.end()
                 raise WorkerError(f"it began with {type(other).__name__}")
 
-    def index(self, spots: Spots, run: Run, cells: Sequence[Cell], timeout_s: float) -> Indexed:
-        """What the process says of these spots. Raises WorkerError where it dies or takes longer than `timeout_s`; it is ended then."""
+    def index(
+        self, spots: Spots, run: Run, cells: Sequence[Cell], timeout_s: float, *, before: Sequence[tuple[int, Spots]] = ()
+    ) -> Indexed:
+        """What the process says of these spots, those of frames `before` (by how many) taken in where there are any.
+
+        Raises WorkerError where it dies or takes longer than `timeout_s`; it is ended then.
+        """
         if self._connection is None:
             raise WorkerError("no indexing process runs")
         try:
-            self._connection.send((spots, run, tuple(cells)))
+            self._connection.send((spots, run, tuple(cells), tuple(before)))
         except OSError as error:
             self.end()
             raise WorkerError("the indexing process has died") from error
@@ -164,8 +169,10 @@ def serve(connection: Connection, make: Callable[[], Indexer], engine: str) -> N
 
 
 def _index(indexer: Indexer, task: Task) -> Indexed:
-    spots, run, cells = task
+    spots, run, cells, before = task
     try:
+        if before:
+            return indexer.index(spots, run, cells=cells, before=before)  # type: ignore[call-arg]  # plans do so only where it can
         return indexer.index(spots, run, cells=cells)
     except Exception as error:  # noqa: BLE001  the edge of the process: a fault costs this frame, and is told in its record
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}" if str(error) else type(error).__name__

@@ -15,8 +15,18 @@ import gemmi
 import numpy as np
 
 from triage.core import RunHeader, RunKind
-from triage.geometry import GeometryError, StatedGeometry
-from triage.sources.axes import WITHOUT_RESOLUTION, Axis, HeaderGeometry, Plane, contradiction, plane, swing_problem, to_laboratory
+from triage.geometry import GeometryError, StatedGeometry, Vector
+from triage.sources.axes import (
+    WITHOUT_RESOLUTION,
+    Axis,
+    HeaderGeometry,
+    Plane,
+    contradiction,
+    plane,
+    swing_problem,
+    to_laboratory,
+    unit,
+)
 from triage.sources.cbf import CbfHeader
 
 NUMBER = r"([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)"
@@ -42,6 +52,7 @@ class MiniHeader:
     two_theta_deg: float | None = None
     omega_start_deg: float | None = None
     omega_step_deg: float | None = None
+    oscillation_axis: str | None = None
     exposure_s: float | None = None
     count_cutoff: float | None = None
 
@@ -65,6 +76,7 @@ def parse_mini(text: str) -> MiniHeader:
         two_theta_deg=_number(text, "Detector_2theta"),
         omega_start_deg=_number(text, "Start_angle"),
         omega_step_deg=_number(text, "Angle_increment"),
+        oscillation_axis=turned.group(1) if (turned := re.search(r"^# *Oscillation_axis[ \t:=(]+(.+?)\s*$", text, re.MULTILINE)) else None,
         exposure_s=_number(text, "Exposure_time"),
         count_cutoff=_number(text, "Count_cutoff"),
     )
@@ -95,6 +107,26 @@ def axis_tables(text: str) -> Plane | None:
     if steps is None:
         raise GeometryError("the header's axis tables do not describe one flat detector of two pixel axes, increasing")
     return _plane(_axes(block), *steps)
+
+
+def scan_direction(text: str) -> Vector | None:
+    """The unit vector, in our laboratory frame, that the sample turns about by the imgCIF tables of a header; None where they name none.
+
+    It is the axis with an increment from frame to frame, with the axes it depends on at this frame's settings.
+    """
+    if "_diffrn_scan_axis." not in text or "_axis.vector[1]" not in text:
+        return None
+    try:
+        block = gemmi.cif.read_string(text.partition("_array_data.data")[0]).sole_block()
+        table = block.find("_diffrn_scan_axis.", ["axis_id", "angle_increment"])
+        turning = [row.str(0) for row in table if abs(_value(row[1])) > SMALLEST_STEP_DEG]
+        if len(turning) != 1:
+            return None
+        own, *outer = _chain(_axes(block), turning[0])
+        x, y, z = np.diag([1.0, -1.0, -1.0]) @ to_laboratory(outer)[:3, :3] @ unit(own.vector, own.name)
+    except (ValueError, RuntimeError, IndexError):  # GeometryError is a ValueError: broken tables tell nothing of the scan
+        return None
+    return float(x), float(y), float(z)
 
 
 def _pixel_axes(block: gemmi.cif.Block) -> tuple[tuple[str, float], tuple[str, float]] | None:
@@ -180,8 +212,14 @@ def run_header(cbf: CbfHeader, source: str) -> RunHeader:
         kind=RunKind.ROTATION if rotates else None,
         omega_start_deg=mini.omega_start_deg,
         omega_step_deg=step,
+        rotation_axis=scan_direction(cbf.text) or _along_x(mini.oscillation_axis),
         exposure_s=mini.exposure_s,
     )
+
+
+def _along_x(oscillation_axis: str | None) -> Vector | None:
+    """The axis that DECTRIS's header calls X, clockwise: imgCIF's and our x, as dxtbx takes it. None for any other word."""
+    return (1.0, 0.0, 0.0) if re.fullmatch(r"X *[.,] *CW", (oscillation_axis or "").strip(), re.IGNORECASE) else None
 
 
 def not_flat(detector: str | None, shape_px: tuple[int, int] | None) -> str | None:

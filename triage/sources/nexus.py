@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 
 from triage.core import Mask, RunHeader, RunKind, SourceError
-from triage.sources.axes import Axis
+from triage.geometry import Vector
+from triage.sources.axes import Axis, to_laboratory, unit
 from triage.sources.cbf import reason
 from triage.sources.hdf5 import (
     HDF5_FAILURES,
@@ -152,7 +153,7 @@ def _header(entry: h5py.Group | None, source: str, table: FrameTable) -> RunHead
     specific = group_at(detector, "detectorSpecific")
     geometry = stated_geometry(entry)
     mask, mask_source = _pixel_mask(detector, table.shape_px)
-    start, step = scan_axis(entry)
+    scan = scan_axis(entry)
     name = text(detector, "description") or text(detector, "name") or text(detector, "type")
     counts_per_photon, offset = _photon_scale(of_class(entry, "NXdata", "data"))
     return RunHeader(
@@ -170,10 +171,11 @@ def _header(entry: h5py.Group | None, source: str, table: FrameTable) -> RunHead
         saturation_value=number(detector, "saturation_value") or number(specific, "countrate_correction_count_cutoff"),
         counts_per_photon=counts_per_photon,
         offset=offset,
-        kind=RunKind.ROTATION if step is not None and abs(step) > SMALLEST_STEP_DEG else None,
+        kind=RunKind.ROTATION if scan.moves else None,
         frames_expected=announced(specific),
-        omega_start_deg=start,
-        omega_step_deg=step,
+        omega_start_deg=scan.start_deg,
+        omega_step_deg=scan.step_deg,
+        rotation_axis=scan.axis,
         exposure_s=_seconds(detector, "count_time") or _seconds(detector, "frame_time"),
     )
 
@@ -212,12 +214,25 @@ def _pixel_mask(detector: h5py.Group | None, shape_px: tuple[int, int]) -> tuple
     return None, None
 
 
-def scan_axis(entry: h5py.Group | None) -> tuple[float | None, float | None]:
-    """Start and step in degrees of the sample's rotation: of the axis that moves, else of omega at rest; None where nothing is said."""
-    sample = of_class(entry, "NXsample", "sample")
-    found = [_scan(dataset) for dataset in _sample_axes(sample)]
-    moving = [scan for scan in found if scan[1] is not None and abs(scan[1]) > SMALLEST_STEP_DEG]
-    return (moving or found or [(None, None)])[0]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleScan:
+    """How the sample turns from frame to frame; None where the file does not say."""
+
+    start_deg: float | None = None
+    step_deg: float | None = None
+    axis: Vector | None = None
+    """Unit vector in NeXus's laboratory frame, which is ours."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether it turns at all."""
+        return self.step_deg is not None and abs(self.step_deg) > SMALLEST_STEP_DEG
+
+
+def scan_axis(entry: h5py.Group | None) -> SampleScan:
+    """The sample's rotation: of the axis that moves, else of omega at rest."""
+    found = [_scan(dataset) for dataset in _sample_axes(of_class(entry, "NXsample", "sample"))]
+    return next((scan for scan in found if scan.moves), found[0] if found else SampleScan())
 
 
 def _sample_axes(sample: h5py.Group | None) -> list[h5py.Dataset]:
@@ -233,18 +248,28 @@ def _sample_axes(sample: h5py.Group | None) -> list[h5py.Dataset]:
     return [*named, *listed]
 
 
-def _scan(axis: h5py.Dataset) -> tuple[float | None, float | None]:
-    """Start and step of one axis, from its settings, its end, or DECTRIS's increment beside it."""
+def _scan(axis: h5py.Dataset) -> SampleScan:
+    """Start and step of one axis, from its settings, its end, or DECTRIS's increment beside it; and its direction."""
     name, group = axis.name.rpartition("/")[2], axis.parent
     try:
         settings = numbers(group, name, DEGREES, "deg") or []
         if len(settings) > 1:
-            return settings[0], float(np.median(np.diff(settings)))
+            return SampleScan(start_deg=settings[0], step_deg=float(np.median(np.diff(settings))), axis=_direction(axis))
         ends = numbers(group, f"{name}_end", DEGREES, "deg")
         steps = [number(group, f"{name}_{word}", DEGREES, "deg") for word in ("increment", "increment_set", "range_average")]
     except ValueError:
-        return None, None
+        return SampleScan()
     start = settings[0] if settings else None
     if ends and start is not None and abs(ends[0] - start) > SMALLEST_STEP_DEG:
-        return start, ends[0] - start
-    return start, next((step for step in steps if step is not None), None)
+        return SampleScan(start_deg=start, step_deg=ends[0] - start, axis=_direction(axis))
+    return SampleScan(start_deg=start, step_deg=next((step for step in steps if step is not None), None), axis=_direction(axis))
+
+
+def _direction(axis: h5py.Dataset) -> Vector | None:
+    """An axis' direction in the laboratory, with the axes it depends on at their first settings; None where its chain does not say."""
+    try:
+        own, *outer = chain(axis)
+        x, y, z = to_laboratory(outer)[:3, :3] @ unit(own.vector, own.name)
+    except ValueError:  # GeometryError is one
+        return None
+    return float(x), float(y), float(z)
