@@ -168,9 +168,22 @@ class SimulatePart(Strict):
         return names
 
 
-class EvaluatePart(Strict):
-    """Which model, on which frames."""
+class RunsPart(Strict):
+    """Simulated runs that radiation damage is judged on."""
 
+    test: Positive
+    """How many, of the test split."""
+    train: Positive
+    """How many of the training split give the trends beside it their thresholds."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    train_seed: Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class EvaluatePart(Strict):
+    """Which model, on which frames; or decay on which runs."""
+
+    what: Literal["frames", "runs"]
+    runs: RunsPart
     model: str
     against: str | None
     """Another model, or its report, shown beside it."""

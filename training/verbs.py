@@ -16,6 +16,7 @@ from triage.commands.console import console
 from triage.compose import compose_settings
 
 if TYPE_CHECKING:
+    from training.settings import EvaluatePart
     from training.simulate.experiment import Progress as Done
 
 _HELP = {
@@ -37,8 +38,10 @@ Examples:
   triage simulate simulate.out=frames simulate.n=100000 simulate.processes=32""",
     "evaluate": """triage evaluate [overrides]
 Judges the frozen set of simulated frames with an ONNX model, baselines beside it: report.html, report.md, report.json (docs/evaluation.md).
-Frames that are missing are simulated first. Examples:
+Frames that are missing are simulated first. With evaluate.what=runs: radiation damage on simulated runs (docs/decay.md).
+Examples:
   triage evaluate
+  triage evaluate evaluate.what=runs evaluate.out=runs/decay evaluate.runs.test=200
   triage evaluate evaluate.model=runs/new.onnx evaluate.against=models/released/triage.onnx evaluate.out=runs/compared""",
     "export": """triage export [overrides]
 Calibrates a trained network on held-out frames and writes the ONNX file with its report beside it. Refuses one that differs from torch
@@ -108,6 +111,8 @@ def evaluate(argv: list[str]) -> int:
         print(_HELP["evaluate"])
         return 0
     wanted = compose_settings("evaluate", argv, EvaluateSettings).evaluate
+    if wanted.what == "runs":
+        return _evaluate_runs(wanted)
     from training.evaluate import evaluate as judge  # torch and scikit-learn take seconds to import
     from training.evaluation.document import as_markdown
     from training.evaluation.tables import headline
@@ -115,6 +120,16 @@ def evaluate(argv: list[str]) -> int:
     _log_progress()
     print(as_markdown(headline(judge(wanted))))
     print(f"report: {Path(wanted.out) / 'report.html'}")
+    return 0
+
+
+def _evaluate_runs(wanted: EvaluatePart) -> int:
+    """`triage evaluate evaluate.what=runs`."""
+    from training.decay.evaluate import evaluate_runs  # torch and matplotlib take seconds to import
+
+    _log_progress()
+    print(evaluate_runs(wanted.runs, Path(wanted.out)))
+    print(f"report: {Path(wanted.out) / 'report.md'}")
     return 0
 
 

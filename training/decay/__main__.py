@@ -1,4 +1,4 @@
-"""`python -m training.decay`: simulate and judge runs, calibrate, report (docs/decay.md)."""
+"""`python -m training.decay`: simulate and judge runs, learn the fusion, report (docs/decay.md)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
-
-from training.decay.pictures import examples
-from training.decay.report import as_markdown, calibration_of, report_of
+from training.decay.agree import agreement, both_ways
+from training.decay.evaluate import write
+from training.decay.fuse import alarms_of, collect, learn, level_of, samples_of
 from training.decay.store import judge, load
-from triage.decay.calibration import probability_of
-from triage.flags.settings import DECAY
 
 
 def main() -> None:
@@ -25,8 +22,14 @@ def main() -> None:
     simulate.add_argument("--seed", type=int, required=True)
     simulate.add_argument("--runs", type=int, required=True)
     simulate.add_argument("--out", type=Path, required=True)
-    calibrate = verbs.add_parser("calibrate", help="alarms per 1,000 undamaged frames against z, of judged training runs")
-    calibrate.add_argument("runs", type=Path)
+    fuse = verbs.add_parser("learn", help="learns the fusion on training runs; writes the file that the runtime reads")
+    fuse.add_argument("--seed", type=int, required=True)
+    fuse.add_argument("--runs", type=int, required=True)
+    fuse.add_argument("--kept", type=Path, required=True, help="evidence of the runs, so that learning again needs no simulation")
+    fuse.add_argument("--out", type=Path, default=Path("triage/decay/fusion.json"))
+    both = verbs.add_parser("agree", help="renders short runs with pixels, finds their spots, and compares with runs without pixels")
+    both.add_argument("--seed", type=int, required=True)
+    both.add_argument("--runs", type=int, required=True)
     report = verbs.add_parser("report", help="tables and plots of judged test runs; baselines take their thresholds from training runs")
     report.add_argument("--train", type=Path, required=True)
     report.add_argument("--test", type=Path, required=True)
@@ -35,18 +38,17 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if told.verb == "judge":
         judge(told.out, seed=told.seed, split=told.split, number=told.runs)
-    elif told.verb == "calibrate":
-        zs = np.arange(1.5, 8.01, 0.5)
-        for z, rate in calibration_of(load(told.runs), zs, np.array([probability_of(z) for z in zs]), DECAY.k, DECAY.n):
-            print(f"({z:.1f}, {rate:.4f}),")
+    elif told.verb == "learn":
+        runs = collect(told.kept, seed=told.seed, number=told.runs)
+        learnt, probability = learn(samples_of(runs))
+        learnt |= {"alarms": alarms_of(runs, probability), "learnt_from": {"seed": told.seed, "runs": told.runs, "with_copies": len(runs)}}
+        told.out.write_text(json.dumps(learnt) + "\n")
+        print(f"5 % of the undamaged runs exceed {level_of(runs, probability, 0.05):.3f} (out of fold): flags.decay.raise_at")
+    elif told.verb == "agree":
+        print(agreement([both_ways(told.seed, "train", index) for index in range(told.runs)]))
     else:
         train, test = load(told.train), load(told.test)
-        found = report_of(train, test, DECAY)
-        told.out.mkdir(parents=True, exist_ok=True)
-        (told.out / "report.json").write_text(json.dumps(found, indent=1))
-        (told.out / "report.md").write_text(as_markdown(found))
-        (told.out / "decay_runs.png").write_bytes(examples(test, DECAY))
-        print(as_markdown(found))
+        print(write(train, test, told.out))
 
 
 if __name__ == "__main__":

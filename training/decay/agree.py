@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,8 @@ from triage.spots import DispersionFinder
 LOG = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float64]
 DETECTOR = "EIGER2 500K"
-FRAMES = 36
+FRAMES = 24
+_LEAST_SHELLS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,6 +93,35 @@ def both_ways(seed: int, split: str, index: int) -> Both:
         probability=_of(last, "probability"),
         true_delta_B=truth,
     )
+
+
+def agreement(runs: Sequence[Both]) -> str:
+    """How far the two go apart, as Markdown: medians over runs (quartiles), of shells with MIN_SPOTS spots or more on either side."""
+    count, intensity, spread, delta, chance = [], [], [], [], []
+    for run in runs:
+        enough = run.count.min(axis=0) >= MIN_SPOTS
+        if not enough.any():
+            continue
+        count.append(float(run.count[1].sum() / run.count[0].sum()))
+        ratio = run.intensity[1, enough] / run.intensity[0, enough]
+        intensity.append(float(np.median(ratio)))
+        if enough.sum() >= _LEAST_SHELLS:
+            spread.append(float(np.std(np.log(ratio))))
+        if np.isfinite(run.delta_B).all():
+            delta.append(float((run.delta_B[1] - run.delta_B[0]) / np.hypot(*run.sigma)))
+            chance.append(float(abs(run.probability[1] - run.probability[0])))
+    rows = {
+        "spots found, pixels over without": count,
+        "intensity of a shell, pixels over without": intensity,
+        "scatter of its logarithm from shell to shell": spread,
+        "delta_B at the end, difference over its sigma": delta,
+        "probability at the end, absolute difference": chance,
+    }
+    lines = [f"| {len(runs)} runs both ways | runs | median | quartiles |", "|---|---|---|---|"]
+    for name, values in rows.items():
+        low, middle, high = np.percentile(values, (25, 50, 75)) if values else (np.nan,) * 3
+        lines.append(f"| {name} | {len(values)} | {middle:.2f} | {low:.2f} to {high:.2f} |")
+    return "\n".join(lines)
 
 
 def _of(decays: list[Decay | None], name: str) -> Floats:

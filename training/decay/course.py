@@ -123,4 +123,12 @@ def draw_course(rng: np.random.Generator, n_frames: int, angle_deg: Floats) -> C
             second = rng.uniform(0.2, 1.0) * bump
         case "thicker":
             brightness = brightness * (1.0 + rng.uniform(0.5, 3.0) * ramp)
+    brightness = brightness * np.exp(_illuminated(rng, np.deg2rad(angle_deg)))
     return Course(look_alike=name, brightness=brightness, background=background, ice=ice, second=second, present=present)
+
+
+def _illuminated(rng: np.random.Generator, angle: Floats) -> Floats:
+    """Logarithm (n_frames,) of the volume in the beam, which goes with the rotation angle (off the axis: once a turn; not round: twice)."""
+    once, twice = 0.1 * np.abs(rng.normal(size=2))
+    first, second = rng.uniform(0.0, 2.0 * np.pi, 2)
+    return np.asarray(once * np.cos(angle - first) + twice * np.cos(2.0 * angle - second))

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from training.decay.runs import REFERENCE_FRAMES, SimulatedRun
 from triage.core import Decay, Judgement, ShellIntensities, Spots, Verdict
-from triage.decay import DecayTracker, shell_intensities
-from triage.decay.change import ChangeTest
+from triage.decay import DecayTracker
 from triage.decay.shells import N_SHELLS, shell_of
 from triage.spots import summarise
 
@@ -55,11 +54,10 @@ class JudgedRun:
     """As stated by the tracker; nan where it is not."""
     all_loss: Floats
     """True loss of the outer shell against the undamaged crystal, of every frame planned."""
+    all_dose_MGy: Floats
+    """Since the damage set in, of every frame planned."""
     trends: Floats
     """(BASELINES, frames planned): smoothed fall against the first frames, 0 to 1; nan where nothing was seen yet."""
-    blocks: Floats
-    """(n, 4): middle frame, B in A^2, its standard deviation and the logarithm of the scale of every block that went into the test."""
-    step_deg: float
     bound_frame: float
     """Frame at which the information first suffices for _BOUND_Z; nan: never."""
 
@@ -72,13 +70,12 @@ class JudgedRun:
 def judge_run(run: SimulatedRun) -> JudgedRun:
     """Tracks a run as the listener does; frames of fewer than MIN_SPOTS spots are judged not to diffract."""
     plan, plan_run = run.plan, run.plan.run()
-    test = _Recorded(plan.beam.rotation_deg)
-    tracker = DecayTracker(plan_run, test=test)
+    tracker = DecayTracker(plan_run)
     found: list[tuple[int, Decay]] = []
     seen = np.full((len(BASELINES), plan.n_frames), np.nan)
     information = _Information(run)
     for frame, spots in run.frames():
-        decay = tracker.update(verdict_of(plan_run.id, frame, shell_intensities(spots), diffracts=len(spots) >= MIN_SPOTS))
+        decay = tracker.update(verdict_of(plan_run.id, frame, with_spots(spots), diffracts=len(spots) >= MIN_SPOTS))
         if decay is not None:
             found.append((frame, decay))
         summary = summarise(spots)
@@ -108,23 +105,15 @@ def judge_run(run: SimulatedRun) -> JudgedRun:
         true_scale=brightness[frames] / brightness[reference].mean(),
         outer_loss=np.array([np.nan if decay.outer_loss is None else decay.outer_loss for _, decay in found]),
         all_loss=run.loss,
+        all_dose_MGy=run.dose_MGy,
         trends=_falls(seen),
-        blocks=np.array(test.taken).reshape(-1, 4),
-        step_deg=plan.beam.rotation_deg,
         bound_frame=information.bound(),
     )
 
 
-class _Recorded(ChangeTest):
-    """Keeps every block, for trying out other tests on them."""
-
-    def __init__(self, step_deg: float) -> None:
-        super().__init__(step_deg)
-        self.taken: list[tuple[float, float, float, float]] = []
-
-    def add(self, frame: float, delta_B: float, sigma: float, log_scale: float = 0.0) -> None:
-        self.taken.append((frame, delta_B, sigma, log_scale))
-        super().add(frame, delta_B, sigma, log_scale)
+def with_spots(spots: Spots) -> ShellIntensities:
+    """All that the tracker reads of the early lane's shells, without their sums."""
+    return ShellIntensities(edges_per_A=(), intensity=(), variance=(), spots=spots)
 
 
 def verdict_of(run_id: str, frame: int, shells: ShellIntensities | None, *, diffracts: bool) -> Verdict:

@@ -21,9 +21,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "stills": ("stills",),
     "rotation, 60 to 79 frames": ("rotation_60",),
     "rotation, 120 to 359": ("rotation_150", "rotation_300"),
-    "rotation, 600 and more": ("rotation_600",),
+    "rotation, 600 and more": ("rotation_600", "rotation_1200"),
     "wedges": ("wedges",),
-    "all": ("stills", "rotation_60", "rotation_150", "rotation_300", "rotation_600", "wedges"),
+    "all": ("stills", "rotation_60", "rotation_150", "rotation_300", "rotation_600", "rotation_1200", "wedges"),
 }
 _INTERVAL_PERCENT = (2.5, 97.5)
 
@@ -103,6 +103,18 @@ def detection(runs: Sequence[JudgedRun], flag: Callable[[JudgedRun], int | None]
 def bound_loss(run: JudgedRun) -> float:
     """Loss of the outer shell when the information first suffices; 1 where it never does."""
     return 1.0 if np.isnan(run.bound_frame) else float(run.all_loss[int(run.bound_frame)])
+
+
+def delays(runs: Sequence[JudgedRun], threshold: FlagThreshold) -> dict[str, dict[str, Any]]:
+    """Dose in MGy from the onset of damage to the flag, of the damaged runs flagged after it, at 100 K and at room temperature."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, warm in (("100 K", False), ("room temperature", True)):
+        chosen = [run for run in runs if has_to_be_flagged(run) and run.room_temperature is warm]
+        frames = [(run, flagged_at(run, threshold)) for run in chosen]
+        doses = [float(run.all_dose_MGy[frame]) for run, frame in frames if frame is not None]
+        ends = [float(run.all_dose_MGy[-1]) for run in chosen]
+        rows[name] = {"damaged": len(chosen), "dose_MGy": with_interval(doses, middle), "dose_at_end_MGy": with_interval(ends, middle)}
+    return rows
 
 
 def trend_threshold(runs: Sequence[JudgedRun], baseline: int, false_share: float) -> float:

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.decay.judge import JudgedRun
-from training.decay.measure import flagged_at, has_to_be_flagged, loss_when_flagged
+from training.decay.judge import BASELINES, JudgedRun
+from training.decay.measure import GROUPS, flagged_at, has_to_be_flagged, loss_when_flagged, trend_at, trend_threshold
 from training.evaluation.plots import COLOURS, png_of
 from triage.flags import FlagThreshold
 
@@ -33,6 +33,30 @@ def examples(runs: Sequence[JudgedRun], threshold: FlagThreshold) -> bytes:
             _draw(axis, run, flagged_at(run, threshold))
     axes[0, 0].legend(fontsize=8, loc="upper left")
     return png_of(figure)
+
+
+def losses(train: Sequence[JudgedRun], test: Sequence[JudgedRun], threshold: FlagThreshold) -> bytes:
+    """Share of the damaged runs flagged before the outer shell has lost so much, beside the trends at 5 % false alarms, by kind of run."""
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    names = ["stills", "rotation, 60 to 79 frames", "rotation, 600 and more", "all"]
+    for axis, name in zip(figure.subplots(1, len(names), sharey=True), names, strict=True):
+        chosen = [run for run in test if run.kind in GROUPS[name] and has_to_be_flagged(run)]
+        _rising(axis, [loss_when_flagged(run, flagged_at(run, threshold)) for run in chosen], COLOURS[0], "this one")
+        for k, baseline in enumerate(BASELINES):
+            least = trend_threshold(train, k, 0.05)
+            _rising(axis, [loss_when_flagged(run, trend_at(run, k, least)) for run in chosen], COLOURS[k + 1], baseline)
+        axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="outer shell lost when flagged", title=f"{name} ({len(chosen)})")
+    figure.axes[0].set(ylabel="share of damaged runs flagged")
+    figure.axes[0].legend(fontsize=8, loc="upper left")
+    return png_of(figure)
+
+
+def _rising(axis: Axes, lost: Sequence[float], colour: str, label: str) -> None:
+    """Those never flagged count as 1, and are left out at the right edge."""
+    known = np.sort([loss for loss in lost if loss < 1.0])
+    steps = np.arange(1, len(known) + 1) / max(len(lost), 1)
+    x, y = np.concatenate([[0.0], known, [1.0]]), np.concatenate([[0.0], steps, steps[-1:] if len(steps) else [0.0]])
+    axis.step(x, y, where="post", color=colour, label=label)
 
 
 def _typical(runs: Sequence[JudgedRun], kind: str, threshold: FlagThreshold, *, damaged: bool) -> JudgedRun | None:

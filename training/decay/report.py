@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from training.decay.judge import JudgedRun
-from training.decay.measure import GROUPS, alarms_per_1000, baselines, by_look_alike, coverage, detection, flagged_at
+from training.decay.measure import GROUPS, alarms_per_1000, baselines, by_look_alike, coverage, delays, detection, flagged_at
 from triage.flags import FlagThreshold
 
 AIMS = {"flagged": 0.90, "false": 0.05, "coverage": 0.90}
@@ -30,6 +28,7 @@ def report_of(train: Sequence[JudgedRun], test: Sequence[JudgedRun], threshold: 
         "baselines": baselines(train, test, false_share),
         "baselines_at_5pc": baselines(train, test, AIMS["false"]),
         "coverage": coverage(test),
+        "delays": delays(test, threshold),
         "look_alikes": by_look_alike(test, threshold),
         "alarms_per_1000": {"train": alarms_per_1000(train, threshold), "test": alarms_per_1000(test, threshold)},
         "held_out_detectors": detection([run for run in test if run.index % 2], lambda run: flagged_at(run, threshold))["all"],
@@ -43,6 +42,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         _detection_table(report),
         _baseline_table(report),
         _look_alike_table(report),
+        _delay_table(report),
         f"Alarms per 1,000 undamaged frames: {_value(report['alarms_per_1000']['train'], 3)} on training runs, "
         f"{_value(report['alarms_per_1000']['test'], 3)} on test runs.",
     ]
@@ -90,6 +90,14 @@ def _look_alike_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _delay_table(report: dict[str, Any]) -> str:
+    lines = ["| damaged runs | number | dose from onset to flag, MGy (median) | dose at the run's end (median) |", "|---|---|---|---|"]
+    for name, row in report["delays"].items():
+        told = [_value(row[key], 2) if row[key] else "" for key in ("dose_MGy", "dose_at_end_MGy")]
+        lines.append(f"| {name} | {row['damaged']} | {told[0]} | {told[1]} |")
+    return "\n".join(lines)
+
+
 def _percent(value: Sequence[float]) -> str:
     if len(value) == 0:
         return ""
@@ -100,12 +108,3 @@ def _percent(value: Sequence[float]) -> str:
 
 def _value(value: Sequence[float], digits: int) -> str:
     return f"{value[0]:.{digits}f} ({value[1]:.{digits}f} to {value[2]:.{digits}f})"
-
-
-def calibration_of(runs: Sequence[JudgedRun], zs: np.ndarray, to_probability: np.ndarray, k: int, n: int) -> list[tuple[float, float]]:
-    """(z, alarms per 1,000 undamaged frames) for each z with its probability."""
-    found = []
-    for z, probability in zip(zs, to_probability, strict=True):
-        threshold = FlagThreshold(raise_at=float(probability), clear_at=0.0, k=k, n=n)
-        found.append((float(z), alarms_per_1000(runs, threshold)[0]))
-    return found

@@ -27,7 +27,15 @@ from triage.core import Run, RunHeader, RunKind, Spots
 from triage.geometry import Geometry
 from triage.spots import on_ice_ring
 
-KINDS = {"stills": 0.25, "rotation_60": 0.25, "rotation_150": 0.13, "rotation_300": 0.08, "rotation_600": 0.17, "wedges": 0.12}
+KINDS = {
+    "stills": 0.25,
+    "rotation_60": 0.25,
+    "rotation_150": 0.13,
+    "rotation_300": 0.08,
+    "rotation_600": 0.13,
+    "rotation_1200": 0.04,
+    "wedges": 0.12,
+}
 """Shares of kinds of run; the number is that of frames, at least."""
 FRAMES = {
     "stills": (60, 160),
@@ -35,6 +43,7 @@ FRAMES = {
     "rotation_150": (120, 180),
     "rotation_300": (240, 301),
     "rotation_600": (600, 701),
+    "rotation_1200": (1200, 1801),
     "wedges": (120, 181),
 }
 LARGEST_ANGLE_DEG = 360.0
@@ -121,7 +130,7 @@ class SimulatedRun:
 
     @property
     def dose_MGy(self) -> Floats:
-        """Since the run's start."""
+        """Since damage set in."""
         return self.delta_B_A2 / self.plan.damage.B_per_MGy
 
     def frames(self) -> Iterator[tuple[int, Spots]]:
@@ -277,6 +286,32 @@ def simulate(plan: Plan) -> SimulatedRun:
         frames_per_reflection=len(table) / max(len(np.unique(table[:, 7])), 1),
         rows=table[:, :6].astype(np.float32),
     )
+
+
+def dimmed(run: SimulatedRun) -> SimulatedRun:
+    """The same run with a crystal that leaves the beam, is a plate, or has its beam dip: spots are thinned, the faint ones lost.
+
+    Another look-alike for the price of some random numbers. The background stays.
+    """
+    plan = run.plan
+    rng = np.random.default_rng([plan.seed, plan.index, 5])
+    names = ("leaving", "flux_dips") if plan.kind == "stills" else ("leaving", "flux_dips", "plate")
+    wanted = str(rng.choice(names))
+    while (course := draw_course(rng, plan.n_frames, plan.angle_deg)).look_alike != wanted:
+        pass
+    share = course.brightness / course.brightness.max()
+    frame = np.repeat(np.arange(plan.n_frames), np.diff(run.starts))
+    left, (intensity, sigma) = share[frame], run.rows[:, 2:4].astype(np.float64).T
+    beneath = np.maximum(sigma**2 - intensity, 0.0)
+    missing = np.maximum(left * intensity + beneath - left**2 * sigma**2, 0.0)  # of the variance of so many counts
+    counted = left * intensity + np.sqrt(missing) * rng.normal(size=len(left))
+    deviation = np.sqrt(np.maximum(counted, 0.0) + beneath)
+    found = counted > DETECTION_I_OVER_SIGMA * deviation
+    rows = run.rows[found].copy()
+    rows[:, 2], rows[:, 3] = counted[found], deviation[found]
+    starts = np.searchsorted(frame[found], np.arange(plan.n_frames + 1)).astype(np.int64)
+    course = replace(plan.course, look_alike=wanted, brightness=plan.course.brightness * share)
+    return replace(run, plan=replace(plan, course=course), rows=rows, starts=starts)
 
 
 def _partials(plan: Plan, lattice: Lattice) -> Partials:

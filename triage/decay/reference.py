@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
@@ -20,7 +21,7 @@ _MAX_FAINTNESS = 2.5
 """Largest threshold, in units of the reference's mean intensity, of a shell that is used: past it the correction rests on the tail."""
 _MIN_REFERENCE_SPOTS = 10.0
 _MIN_WINDOW_SPOTS = 3.0
-_MIN_SHELLS = 4
+_MIN_SHELLS = 3
 _LAGS = 11
 _STILL = 0.6
 _FLAT = 0.9
@@ -35,6 +36,22 @@ _WINDOW_SPOTS = 150.0
 _WINDOW_FRAMES, _STILL_FRAMES = (5, 15), (3, 15)
 """Fewest and most frames that are judged together; stills need not wait for new reflections."""
 _I2 = 25.0  # (I/sigma)^2 of a spot that is just found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bands:
+    """Three bands of shells, inner to outer, that hold about a third of the reference's spots each; arrays (3,) of a mean frame."""
+
+    member: Floats
+    """(3, shells) ones and zeros."""
+    intensity: Floats
+    count: Floats
+    faintness: Floats
+    """Detection threshold over the mean intensity of a reflection."""
+
+    def of(self, shells: Floats) -> Floats:
+        """Sums (3,) over (shells,)."""
+        return np.asarray(self.member @ shells)
 
 
 class Reference:
@@ -77,6 +94,16 @@ class Reference:
     def sums(self, frame: FrameSpots) -> Sums:
         """The frame's sums above the reference's threshold."""
         return frame.sums(self.cut)
+
+    def bands(self) -> Bands:
+        """Of the usable shells; there must be some."""
+        count = np.where(self._use, self._count, 0.0)
+        share = np.cumsum(count) / max(float(count.sum()), 1e-9)
+        which = np.where(count > 0, np.minimum((share * 3 - 1e-9).astype(int), 2), -1)
+        member = np.stack([which == band for band in range(3)]).astype(np.float64)
+        total = member @ self._count
+        faintness = member @ (np.minimum(self._faintness, 5.0) * self._count) / np.maximum(total, 1e-9)
+        return Bands(member=member, intensity=member @ self._intensity, count=total, faintness=faintness)
 
     def compare(self, frames: Sequence[FrameSpots], sums: Sequence[Sums], start: Fit | None = None) -> Fit | None:
         """Growth of B and scale of these frames, judged together; None with too few usable shells."""

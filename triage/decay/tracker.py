@@ -10,14 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from triage.core import Decay, Run, RunKind, Verdict
-from triage.decay.calibration import probability_of
 from triage.decay.change import SCALE_ERROR_A2, Change, ChangeTest
+from triage.decay.evidence import Evidence, Floats
 from triage.decay.fit import Fit
 from triage.decay.frames import FrameSpots, Sums, frame_spots
+from triage.decay.fusion import UNSEEN, Fusion, released
 from triage.decay.reference import Reference
 
 _FITS_A_WINDOW = 2
 """A window is fitted anew so often while its frames are replaced: more often, it would say the same again."""
+_STILL_ERROR = 0.15
+"""Relative error of delta_B in stills, where a sample of one and the same reflections stands for Wilson's distribution (training runs)."""
 _BEGUN_Z = 2.0
 """Growth in standard deviations from which a beginning is named."""
 
@@ -36,17 +39,21 @@ class DecaySettings:
 class DecayTracker:
     """Judges the decay of one run, frame by frame in order, against its first diffracting frames.
 
-    The memory is bounded: the reference frames, a short window, and at most MOST_BLOCKS past blocks of four numbers.
+    The memory is bounded: the reference frames, a short window, and at most MOST_BLOCKS past blocks of some numbers.
     """
 
-    def __init__(self, run: Run, settings: DecaySettings | None = None, test: ChangeTest | None = None) -> None:
+    def __init__(self, run: Run, settings: DecaySettings | None = None, fusion: Fusion | None = None) -> None:
         self._settings = settings or DecaySettings()
         self._judges = run.geometry is not None and run.kind not in (RunKind.SERIAL, RunKind.GRID)
         self._start: list[FrameSpots] = []
         self._reference: Reference | None = None
         self._window: deque[_Kept | None] = deque()
         self._block: list[_Kept] = []
-        self._test = test or ChangeTest(abs(run.header.omega_step_deg or 0.0))
+        self._step_deg = abs(run.header.omega_step_deg or 0.0)
+        self._test = ChangeTest(self._step_deg)
+        self._evidence: Evidence | None = None
+        self._fusion = fusion or released()
+        self._probability = UNSEEN
         self._change: Change | None = None
         self._fit: Fit | None = None
         self._until_fit = 0
@@ -64,7 +71,7 @@ class DecayTracker:
             if self._complete():
                 self._begin(Reference(self._start))
                 self._start = []
-            return None
+            return None if self._reference is None else self._judged(self._reference)
         kept = _Kept(frame, self._reference.sums(frame))
         self._keep(kept)
         self._extend(self._reference, kept)
@@ -78,10 +85,12 @@ class DecayTracker:
     def _begin(self, reference: Reference) -> None:
         """The reference's own frames are the test's first blocks: damage that began in them goes on from there."""
         self._reference = reference
+        self._evidence = Evidence(reference, self._step_deg) if reference.usable else None
         self._window.clear()
         for frame in reference.kept:
-            self._extend(reference, _Kept(frame, reference.sums(frame)))
-        self._block = []
+            kept = _Kept(frame, reference.sums(frame))
+            self._keep(kept)
+            self._extend(reference, kept)
 
     def _keep(self, kept: _Kept | None) -> None:
         self._window.append(kept)
@@ -95,10 +104,17 @@ class DecayTracker:
         if len(self._block) < reference.window:
             return
         fit = _compare(reference, self._block, self._fit)
-        if fit is not None:
-            self._test.add(float(np.mean([each.frame.frame for each in self._block])), fit.delta_B, fit.sigma_now, fit.log_scale)
+        if fit is not None and self._evidence is not None:
+            frames, sums = [each.frame for each in self._block], [each.sums for each in self._block]
+            self._test.add(float(np.mean([frame.frame for frame in frames])), fit.delta_B, fit.sigma_now, fit.log_scale)
+            self._evidence.add(frames, sums, fit)
             self._change = self._test.result()
+            self._weigh(self._evidence.features(self._change))
         self._block = []
+
+    def _weigh(self, features: Floats | None) -> None:
+        if features is not None:
+            self._probability = self._fusion.probability(features)
 
     def _judged(self, reference: Reference) -> Decay | None:
         frames = [kept for kept in self._window if kept is not None]
@@ -113,11 +129,12 @@ class DecayTracker:
     def _decay(self, fit: Fit, reference: Reference) -> Decay:
         change = self._change
         z, noise = (0.0, 1.0) if change is None else (change.z, change.noise)
+        relative = _STILL_ERROR if reference.same_reflections else 0.0
         outer_d, inner_d = reference.outer_d_A, reference.inner_d_A
         return Decay(
-            probability=probability_of(z),
+            probability=self._probability,
             delta_B_A2=fit.delta_B,
-            delta_B_sigma=math.hypot(fit.sigma * math.sqrt(noise), SCALE_ERROR_A2 * fit.log_scale),
+            delta_B_sigma=math.hypot(fit.sigma * math.sqrt(noise), SCALE_ERROR_A2 * fit.log_scale, relative * fit.delta_B),
             scale=math.exp(fit.log_scale),
             reference_frames=reference.frames,
             since_frame=change.since if change is not None and z > _BEGUN_Z else None,

@@ -1,0 +1,135 @@
+"""Measures of judged runs, the fusion's learning, dimmed copies. Truths: runs whose flags and losses are known, separable samples."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("matplotlib")
+
+from training.decay.evaluate import write  # noqa: E402
+from training.decay.fuse import Samples, Witnessed, alarms_of, learn, level_of  # noqa: E402
+from training.decay.judge import JudgedRun  # noqa: E402
+from training.decay.measure import delays, detection, flagged_at  # noqa: E402
+from training.decay.runs import dimmed, draw_plan, simulate  # noqa: E402
+from triage.decay.evidence import FEATURES  # noqa: E402
+from triage.decay.fusion import Fusion, Layers  # noqa: E402
+from triage.flags.settings import DECAY  # noqa: E402
+
+pytestmark = pytest.mark.torch
+torch.set_num_threads(1)
+
+
+def a_judged(index: int, *, damaged: bool, flagged: int | None, kind: str = "stills") -> JudgedRun:
+    """100 frames; the outer shell loses 1 % with each, the dose is 0.1 MGy a frame; flagged from a frame on."""
+    frame = np.arange(12.0, 100.0)
+    loss = np.arange(100.0) / 100.0 if damaged else np.zeros(100)
+    nothing = np.zeros(len(frame))
+    return JudgedRun(
+        index=index,
+        kind=kind,
+        look_alike="none",
+        detector="EIGER2 4M",
+        n_frames=100,
+        exponent=3.0 if damaged else 0.0,
+        onset=0.0,
+        room_temperature=False,
+        anisotropy_A2=0.0,
+        outer_d_A=2.0,
+        frame=frame,
+        probability=np.where(frame >= (1000 if flagged is None else flagged), 0.999, 0.01),
+        delta_B=nothing,
+        sigma=nothing + 1.0,
+        scale=nothing + 1.0,
+        true_delta_B=nothing,
+        true_scale=nothing + 1.0,
+        outer_loss=nothing,
+        all_loss=loss,
+        all_dose_MGy=0.1 * np.arange(100.0) * damaged,
+        trends=np.tile(loss, (3, 1)),
+        bound_frame=20.0,
+    )
+
+
+RUNS = [
+    *[a_judged(k, damaged=True, flagged=30) for k in range(3)],
+    a_judged(3, damaged=True, flagged=None),
+    *[a_judged(k, damaged=False, flagged=None) for k in range(4, 9)],
+    a_judged(9, damaged=False, flagged=50),
+]
+
+
+def test_what_is_flagged_and_how_late() -> None:
+    """Two of three frames decide: a flag at frame 31 has cost 31 % of the outer shell, and 3.1 MGy."""
+    rows = detection(RUNS, lambda run: flagged_at(run, DECAY))["stills"]
+    assert (rows["damaged"], rows["sound"]) == (4, 6)
+    assert rows["flagged"][0] == 0.75
+    assert rows["loss"][0] == pytest.approx(0.31)
+    assert rows["false"][0] == pytest.approx(1 / 6, abs=1e-4)
+    assert delays(RUNS, DECAY)["100 K"]["dose_MGy"][0] == pytest.approx(3.1)
+    assert delays(RUNS, DECAY)["room temperature"]["damaged"] == 0
+
+
+def test_the_report_of_runs_is_written(tmp_path: Path) -> None:
+    text = write(RUNS, RUNS, tmp_path)
+    assert "| stills | 4 | 75%" in text
+    assert "MGy" in text
+    assert json.loads((tmp_path / "report.json").read_text())["detection"]["stills"]["damaged"] == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["decay_losses.png", "decay_runs.png", "report.json", "report.md"]
+
+
+def samples(n_runs: int = 40, each: int = 20) -> Samples:
+    """One feature tells, the others are noise."""
+    rng = np.random.default_rng(1)
+    index = np.repeat(np.arange(n_runs), each)
+    features = rng.normal(size=(len(index), len(FEATURES)))
+    weight = np.full(len(index), 1.0 / each)
+    return Samples(features, np.where(features[:, 3] > 0, 0.5, 0.0), index, weight, weight)
+
+
+def test_learning_finds_what_tells_and_the_runtime_says_the_same() -> None:
+    given = samples()
+    told, out_of_fold = learn(given, steps=150)
+    assert np.mean((out_of_fold > 0.5) == (given.loss > 0.15)) > 0.85
+    layers = Layers(*(np.array(told[name]) for name in Layers._fields))
+    fusion = Fusion(np.array(told["mean"]), np.array(told["spread"]), layers, told["slope"], told["offset"])
+    said = np.array([fusion.probability(row) for row in given.features])
+    assert np.mean((said > 0.5) == (given.loss > 0.15)) > 0.9
+
+
+def a_witnessed(index: int, n: int, *, damaged: bool = False) -> Witnessed:
+    features = np.zeros((n, len(FEATURES)), dtype=np.float32)
+    return Witnessed(index, "stills", "none", damaged, 10 * n, np.zeros(10 * n), features, 10 * np.arange(n))
+
+
+def test_a_level_is_exceeded_by_the_share_asked_for_and_alarms_are_counted() -> None:
+    """Three undamaged runs, the third with a copy that does not count; probabilities by hand."""
+    runs = [a_witnessed(0, 3), a_witnessed(1, 3), a_witnessed(2, 2), a_witnessed(2, 2), a_witnessed(3, 1, damaged=True)]
+    probability = np.array([0.1, 0.7, 0.05, 0.2, 0.95, 0.99, 0.3, 0.3, 0.999, 0.999, 1.0])
+    assert level_of(runs, probability, 0.0) == 0.99
+    assert level_of(runs, probability, 0.34) == 0.7
+    table = dict(alarms_of(runs, probability))
+    assert table[0.0] == pytest.approx(1000 * 2 / 80)  # 0.7 and 0.95 to 0.99
+    assert table[2.5] == pytest.approx(1000 * 1 / 80)
+    assert table[5.0] < table[4.0]
+
+
+def test_a_dimmed_copy_holds_the_same_spots_fainter() -> None:
+    plan: Any = next(plan for k in range(100) if (plan := draw_plan(4, "train", 300 + k)).kind == "stills" and plan.visible_spots > 100)
+    run = simulate(replace(plan, course=replace(plan.course, brightness=np.ones(plan.n_frames))))
+    copy = dimmed(run)
+    assert copy.plan.course.look_alike in ("leaving", "flux_dips")
+    assert len(copy.rows) < len(run.rows)
+    darkest = int(np.argmin(np.where(copy.plan.course.brightness > 0.3, copy.plan.course.brightness, 9.0)))
+    share = copy.plan.course.brightness[darkest]
+    before, after = (each.rows[each.starts[darkest] : each.starts[darkest + 1]] for each in (run, copy))
+    strong = before[before[:, 2] > 60 * before[:, 3]] if (before[:, 2] > 60 * before[:, 3]).sum() > 3 else before[:4]
+    same = [row for row in after if (strong[:, :2] == row[:2]).all(axis=1).any()]
+    kept = [row for row in strong if (after[:, :2] == row[:2]).all(axis=1).any()]
+    assert np.sum([row[2] for row in same]) == pytest.approx(share * np.sum([row[2] for row in kept]), rel=0.15)

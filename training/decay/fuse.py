@@ -1,0 +1,243 @@
+"""Learns the runtime's fusion from simulated training runs; out-of-fold probabilities say what it is worth without simulating again."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from training.decay.course import LOSS_THAT_COUNTS
+from training.decay.judge import MIN_SPOTS, verdict_of, with_spots
+from training.decay.runs import SimulatedRun, dimmed, draw_plan, simulate
+from triage.core import Decay, Run
+from triage.decay import DecayTracker
+from triage.decay.evidence import FEATURES
+from triage.decay.fusion import LOSS_MEANT, Fusion, Layers
+from triage.decay.reference import Reference
+
+LOG = logging.getLogger(__name__)
+Floats = npt.NDArray[np.float64]
+
+FOLDS = 4
+HIDDEN = 6
+STEPS = 300
+BATCH = 1024
+LEARNING_RATE = 0.01
+WEIGHT_DECAY = 0.2
+NOISE = 0.3
+"""Standard deviation of what is added to the standardised features while learning."""
+ALL_RESOLUTIONS_FALL = ("leaving", "flux_dips", "plate")
+EMPHASIS = 3.0
+"""What an undamaged run of these look-alikes weighs while learning: they are what a trend alone takes for damage."""
+
+
+_EVERY = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Witnessed:
+    """A run as the fusion sees it; `features` (n, FEATURES) and `frame` (n,), the last of each block."""
+
+    index: int
+    kind: str
+    look_alike: str
+    damaged: bool
+    n_frames: int
+    loss: Floats
+    """True, of the outer shell, of every frame planned."""
+    features: npt.NDArray[np.float32]
+    frame: npt.NDArray[np.int64]
+
+    @property
+    def has_to_be_flagged(self) -> bool:
+        """Whether the outer shell loses LOSS_THAT_COUNTS within the run."""
+        return bool(self.loss[-1] > LOSS_THAT_COUNTS)
+
+
+class _Witness(DecayTracker):
+    """Keeps the evidence of every block, and judges nothing."""
+
+    def __init__(self, run: Run) -> None:
+        none = Layers(np.zeros((1, len(FEATURES), 1)), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1))
+        super().__init__(run, fusion=Fusion(np.zeros(len(FEATURES)), np.ones(len(FEATURES)), none))
+        self.taken: list[Floats] = []
+        self.at: list[int] = []
+
+    def _weigh(self, features: Floats | None) -> None:
+        if features is not None:
+            self.taken.append(features)
+            self.at.append(self._block[-1].frame.frame)
+
+    def _judged(self, reference: Reference) -> Decay | None:  # noqa: ARG002
+        return None
+
+
+def witnessed(run: SimulatedRun) -> Witnessed:
+    """The evidence of a run's blocks, by the runtime's own tracker."""
+    plan, tracker = run.plan, _Witness(run.plan.run())
+    for frame, spots in run.frames():
+        tracker.update(verdict_of("witness", frame, with_spots(spots), diffracts=len(spots) >= MIN_SPOTS))
+    return Witnessed(
+        index=plan.index,
+        kind=plan.kind,
+        look_alike=plan.course.look_alike,
+        damaged=plan.damage.exponent > 0,
+        n_frames=int(plan.course.present.sum()),
+        loss=run.loss,
+        features=np.array(tracker.taken, dtype=np.float32).reshape(-1, len(FEATURES)),
+        frame=np.array(tracker.at, dtype=np.int64),
+    )
+
+
+def collect(path: Path, *, seed: int, number: int) -> list[Witnessed]:
+    """Training runs 0 to `number` - 1, and a dimmed copy of each in which nothing else happens; goes on where it was cut off."""
+    torch.set_num_threads(1)
+    runs: list[Witnessed] = pickle.loads(path.read_bytes()) if path.exists() else []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for index in range(runs[-1].index + 1 if runs else 0, number):
+        run = simulate(draw_plan(seed, "train", index))
+        runs.append(witnessed(run))
+        if run.plan.course.look_alike == "none":
+            runs.append(witnessed(dimmed(run)))
+        if (index + 1) % _EVERY == 0 or index + 1 == number:
+            LOG.info("%d of %d runs", index + 1, number)
+            path.with_suffix(".part").write_bytes(pickle.dumps(runs))
+            path.with_suffix(".part").replace(path)
+    return runs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Blocks of runs; all of length n but for `features` (n, FEATURES)."""
+
+    features: Floats
+    loss: Floats
+    """True, of the outer shell."""
+    index: npt.NDArray[np.int64]
+    """Of the run; a run and its dimmed copy have the same, so that no fold learns on the one and is measured on the other."""
+    weight: Floats
+    """Every run weighs the same, a copy nothing: of the probability's calibration."""
+    emphasis: Floats
+    """Of learning."""
+
+
+def samples_of(runs: Sequence[Witnessed]) -> Samples:
+    """All blocks of all runs."""
+    chosen = [run for run in runs if len(run.frame)]
+    copies = [k > 0 and chosen[k - 1].index == run.index for k, run in enumerate(chosen)]
+    emphasis = [EMPHASIS if not run.damaged and run.look_alike in ALL_RESOLUTIONS_FALL else 1.0 for run in chosen]
+    return Samples(
+        features=np.concatenate([run.features.astype(np.float64) for run in chosen]),
+        loss=np.concatenate([run.loss[run.frame] for run in chosen]),
+        index=np.concatenate([np.full(len(run.frame), run.index) for run in chosen]),
+        weight=np.concatenate([np.full(len(run.frame), (not copy) / len(run.frame)) for run, copy in zip(chosen, copies, strict=True)]),
+        emphasis=np.concatenate([np.full(len(run.frame), its / len(run.frame)) for run, its in zip(chosen, emphasis, strict=True)]),
+    )
+
+
+def learn(samples: Samples, steps: int = STEPS) -> tuple[dict[str, Any], Floats]:
+    """What `triage.decay.fusion` reads, and the out-of-fold probability (n,) of every block; folds are of runs."""
+    torch.manual_seed(0)
+    mean, spread = samples.features.mean(axis=0), samples.features.std(axis=0) + 1e-3
+    x = torch.from_numpy(np.clip((samples.features - mean) / spread, -5.0, 5.0).astype(np.float32))
+    y = torch.from_numpy((samples.loss > LOSS_MEANT).astype(np.float32))
+    weight = torch.from_numpy(samples.emphasis / samples.emphasis.mean()).float()
+    fold = samples.index % FOLDS
+    logits = np.zeros(len(y))
+    members = []
+    for k in range(FOLDS):
+        members.append(_member(x[fold != k], y[fold != k], weight[fold != k], steps))
+        with torch.no_grad():
+            logits[fold == k] = members[-1](x[fold == k])[:, 0].numpy()
+    slope, offset = _calibrated(logits, y.numpy(), samples.weight)
+    layers = Layers(
+        inner=np.stack([each[0].weight.detach().numpy().T for each in members]),
+        inner_bias=np.stack([each[0].bias.detach().numpy() for each in members]),
+        outer=np.stack([each[2].weight.detach().numpy()[0] for each in members]),
+        outer_bias=np.array([float(each[2].bias.detach()[0]) for each in members]),
+    )
+    told: dict[str, Any] = {"features": list(FEATURES), "mean": _short(mean), "spread": _short(spread), "slope": slope, "offset": offset}
+    told |= {name: _short(value) for name, value in layers._asdict().items()}
+    return told, np.asarray(1.0 / (1.0 + np.exp(-(slope * logits + offset))))
+
+
+def _short(values: Floats) -> Any:
+    return np.round(np.asarray(values, dtype=np.float64), 4).tolist()
+
+
+def _member(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, steps: int) -> torch.nn.Sequential:
+    network = torch.nn.Sequential(torch.nn.Linear(x.shape[1], HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
+        some = torch.multinomial(weight, BATCH, replacement=True)
+        noisy = x[some] + NOISE * torch.randn(BATCH, x.shape[1])
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(noisy)[:, 0], y[some])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return network
+
+
+def _calibrated(logits: Floats, y: Floats, weight: Floats) -> tuple[float, float]:
+    """Slope and offset (Platt) of out-of-fold logits, by Newton's method."""
+    design = np.stack([logits, np.ones_like(logits)], axis=1)
+    found = np.array([1.0, 0.0])
+    for _ in range(30):
+        p = 1.0 / (1.0 + np.exp(-np.clip(design @ found, -30, 30)))
+        gradient = design.T @ (weight * (y - p))
+        hessian = (design * (weight * p * (1 - p))[:, None]).T @ design + 1e-6 * np.eye(2)
+        found = found + np.linalg.solve(hessian, gradient)
+    return float(np.round(found[0], 4)), float(np.round(found[1], 4))
+
+
+LEVELS = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
+"""Logits at which alarms are counted."""
+_CLEAR_AT = 0.1
+_LEAST_ALARMS = 0.3
+"""Taken for none, so that a rate is never nought."""
+
+
+def of_each(runs: Sequence[Witnessed], probability: Floats) -> list[tuple[Witnessed, Floats]]:
+    """Runs with the probabilities of their blocks, of those given for all; without dimmed copies."""
+    ends = np.cumsum([len(run.frame) for run in runs])
+    each = [(run, probability[end - len(run.frame) : end]) for run, end in zip(runs, ends, strict=True)]
+    first = {run.index: k for k, run in reversed(list(enumerate(runs)))}
+    return [pair for k, pair in enumerate(each) if first[pair[0].index] == k]
+
+
+def level_of(runs: Sequence[Witnessed], probability: Floats, false_share: float) -> float:
+    """The probability that at most this share of the undamaged runs ever exceed."""
+    highest = sorted((float(p.max(initial=0.0)) for run, p in of_each(runs, probability) if not run.damaged), reverse=True)
+    return highest[int(false_share * len(highest))]
+
+
+def alarms_of(runs: Sequence[Witnessed], probability: Floats) -> list[tuple[float, float]]:
+    """(logit, alarms per 1,000 undamaged frames) for LEVELS; the flag clears in between."""
+    sound = [(run, p) for run, p in of_each(runs, probability) if not run.damaged]
+    frames = sum(run.n_frames for run, _ in sound)
+    table: list[tuple[float, float]] = []
+    for level in LEVELS:
+        raised = sum(_raised(p, 1.0 / (1.0 + np.exp(-level))) for _, p in sound)
+        rate = 1000.0 * max(float(raised), _LEAST_ALARMS) / frames
+        table.append((level, round(min(rate, 0.999 * table[-1][1]) if table else rate, 4)))
+    return table
+
+
+def _raised(probability: Floats, level: float) -> int:
+    """How often a flag is raised that clears at _CLEAR_AT."""
+    number, standing = 0, False
+    for p in probability:
+        if not standing and p >= level:
+            number, standing = number + 1, True
+        elif standing and p <= _CLEAR_AT:
+            standing = False
+    return number

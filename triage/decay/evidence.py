@@ -1,0 +1,220 @@
+"""What a run's blocks of frames say of damage, as numbers for the fusion: trends of B, scale, shells, spot counts and background.
+
+Every number compares the latest blocks with the first ones, or says how a series goes from the run's start on; the noise of each series is
+taken from its steps from block to block, and shrunk to a usual value while there are few.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from triage.decay.change import MOST_BLOCKS, Change
+from triage.decay.fit import Fit
+from triage.decay.frames import FrameSpots, Sums
+from triage.decay.reference import Reference
+
+Floats = npt.NDArray[np.float64]
+
+SERIES = ("B", "scale", "inner", "middle", "outer", "inner_count", "middle_count", "outer_count", "edge", "background", "spots")
+"""Of a block, against the reference: B times half the outer shells' s^2; logarithms of scale, of the intensity and the number of spots in
+three bands of shells, of the resolution limit (s of the 95th percentile), the background and the number of all spots."""
+_USUAL_STEPS = 4.0
+"""Steps that the usual noise counts for."""
+_RECENT = 3
+"""Blocks whose mean stands for the present, and for the start."""
+LEAST_BLOCKS = 3
+CONTEXT = (
+    "z",
+    "z_start",
+    "B_error",
+    "stills",
+    "log_blocks",
+    "log_frames",
+    "turned",
+    "log_spots",
+    "noise",
+    "outer_s2",
+    "faint_inner",
+    "faint_outer",
+)
+FEATURES = (
+    *(f"{name}_now" for name in SERIES),
+    *(f"{name}_ramp" for name in SERIES),
+    *(f"{name}_z" for name in SERIES),
+    "scale_lowest",
+    "scale_highest",
+    "spots_highest",
+    "B_highest",
+    "scale_bend",
+    "outer_bend",
+    *CONTEXT,
+)
+
+
+class Block(NamedTuple):
+    """A few frames together: middle frame, number of frames, spots in all, standard error of the first series, and the series."""
+
+    frame: float
+    frames: float
+    spots: float
+    error: float
+    series: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is the same for the whole run, or comes from the sequential test."""
+
+    stills: bool
+    step_deg: float
+    outer_s2: float
+    faint_inner: float
+    faint_outer: float
+    """Detection threshold over the mean intensity in the inner and the outer band."""
+    z: float
+    noise: float
+
+
+class Evidence:
+    """The blocks of a run so far, at most MOST_BLOCKS of them: beyond, neighbours are joined two by two."""
+
+    def __init__(self, reference: Reference, step_deg: float) -> None:
+        self._bands = reference.bands()
+        self._half_s2 = reference.outer_s2 / 2.0
+        self._blocks: list[Block] = []
+        self._start: tuple[float, float, float] | None = None
+        self._context = Context(
+            stills=reference.same_reflections,
+            step_deg=step_deg,
+            outer_s2=reference.outer_s2,
+            faint_inner=float(self._bands.faintness[0]),
+            faint_outer=float(self._bands.faintness[-1]),
+            z=0.0,
+            noise=1.0,
+        )
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def add(self, frames: Sequence[FrameSpots], sums: Sequence[Sums], fit: Fit) -> None:
+        """Takes a block: its frames, their sums above the reference's threshold, and the fit to them."""
+        n, bands = len(frames), self._bands
+        intensity = bands.of(reduce(operator.add, [each.intensity for each in sums])) / n
+        number = reduce(operator.add, [each.count for each in sums])
+        background = float(reduce(operator.add, [each.background for each in sums]).sum()) / max(float(number.sum()), 1e-9)
+        spots = float(sum(len(frame.intensity) for frame in frames))
+        edge = float(np.quantile(np.concatenate([frame.s_per_A for frame in frames]), 0.95)) if spots else 0.0
+        if self._start is None:
+            self._start = edge, background, spots / n
+        first_edge, first_background, first_spots = self._start
+        series = (
+            fit.delta_B * self._half_s2,
+            fit.log_scale,
+            *_log_ratio(intensity, bands.intensity, 0.02 * bands.intensity + 1e-9),
+            *_log_ratio(bands.of(number) / n, bands.count, 1.0 / n),
+            math.log(max(edge, 0.01) / max(first_edge, 0.01)),
+            math.log((background + 0.01) / (first_background + 0.01)),
+            math.log((spots / n + 1.0 / n) / (first_spots + 1.0 / n)),
+        )
+        middle = float(np.mean([frame.frame for frame in frames]))
+        self._blocks.append(Block(middle, float(n), spots, fit.sigma_now * self._half_s2, tuple(float(x) for x in series)))
+        if len(self._blocks) > MOST_BLOCKS:
+            pairs = zip(self._blocks[:-1:2], self._blocks[1::2], strict=True)
+            self._blocks = [_joined(*pair) for pair in pairs] + self._blocks[-1:]
+
+    def features(self, change: Change | None) -> Floats | None:
+        """(FEATURES,) of the run so far; None before there are LEAST_BLOCKS blocks."""
+        if len(self._blocks) < LEAST_BLOCKS:
+            return None
+        z, noise = (0.0, 1.0) if change is None else (change.z, change.noise)
+        return features(self._blocks, replace(self._context, z=z, noise=noise))
+
+
+def _joined(one: Block, other: Block) -> Block:
+    """Two neighbours as one, by their frames."""
+    total = one.frames + other.frames
+    share = one.frames / total
+    series = tuple(share * a + (1.0 - share) * b for a, b in zip(one.series, other.series, strict=True))
+    error = math.hypot(share * one.error, (1.0 - share) * other.error)
+    return Block(share * one.frame + (1.0 - share) * other.frame, total, one.spots + other.spots, error, series)
+
+
+def _log_ratio(now: Floats, then: Floats, least: Floats | float) -> Floats:
+    return np.asarray(np.clip(np.log((now + least) / (then + least)), -4.0, 4.0))
+
+
+def features(blocks: list[Block], context: Context) -> Floats:
+    """(FEATURES,) of the run so far; there must be at least two blocks."""
+    frame = np.array([block.frame for block in blocks])
+    series = np.array([block.series for block in blocks])  # (n, SERIES)
+    spots = np.array([block.spots for block in blocks])
+    error = np.array([block.error for block in blocks])
+    n = len(blocks)
+    some = min(_RECENT, max(n // 2, 1))
+    start, now = series[:some].mean(axis=0), series[-some:].mean(axis=0)
+    usual = _usual_noise(spots, error)
+    steps = np.diff(series, axis=0)
+    noise = np.sqrt(((steps**2).sum(axis=0) / 2.0 + _USUAL_STEPS * usual**2) / (n - 1 + _USUAL_STEPS))
+    time = (frame - frame[0]) / max(frame[-1] - frame[0], 1e-9)
+    centred = time - time.mean()
+    slope = centred @ series / max(float(centred @ centred), 1e-9)
+    z = slope * math.sqrt(float(centred @ centred)) / noise
+    running = _running(series, some) - start
+    middle = running[len(running) // 2]
+    scale, outer = SERIES.index("scale"), SERIES.index("outer")
+    own = [
+        running[:, scale].min(),
+        running[:, scale].max(),
+        running[:, SERIES.index("spots")].max(),
+        running[:, 0].max(),
+        middle[scale] - 0.5 * (now - start)[scale],
+        middle[outer] - 0.5 * (now - start)[outer],
+    ]
+    around = [
+        context.z,
+        z[0],
+        math.log(float(noise[0])),
+        float(context.stills),
+        math.log(n),
+        math.log(float(frame[-1] - frame[0]) + 1.0),
+        min(math.radians(context.step_deg) * float(frame[-1] - frame[0]), 2.0 * math.pi),
+        math.log(float(spots[:some].mean()) + 1.0),
+        context.noise,
+        context.outer_s2,
+        min(context.faint_inner, 5.0),
+        min(context.faint_outer, 5.0),
+    ]
+    return np.concatenate(
+        [np.clip(now - start, -4.0, 4.0), np.clip(slope, -4.0, 4.0), _squashed(z), np.clip(own, -4.0, 4.0), _context(around)]
+    )
+
+
+def _context(around: list[float]) -> Floats:
+    values = np.array(around)
+    values[:2] = _squashed(values[:2])
+    return values
+
+
+def _squashed(z: Floats) -> Floats:
+    """Significances grow without bound; what they say grows as their logarithm."""
+    return np.asarray(np.arcsinh(z))
+
+
+def _usual_noise(spots: Floats, error: Floats) -> Floats:
+    """Of each series in a block (SERIES,): B as its fit says, Wilson's intensities, numbers of spots, a resolution limit."""
+    one = 1.0 / math.sqrt(max(float(np.median(spots)), 1.0))
+    return np.array([float(np.median(error)), 1.5 * one, *[2.0 * one] * 3, *[1.2 * one] * 3, 0.4 * one, 0.3 * one, 0.7 * one]) + 1e-3
+
+
+def _running(series: Floats, some: int) -> Floats:
+    """Means of `some` neighbours (n - some + 1, SERIES)."""
+    total = np.cumsum(np.concatenate([np.zeros((1, series.shape[1])), series]), axis=0)
+    return np.asarray((total[some:] - total[:-some]) / some)
