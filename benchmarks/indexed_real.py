@@ -47,9 +47,9 @@ def _rows(path: Path, most: int, folder: Path | None) -> list[list[str]]:
             cell = " ".join(f"{x:.1f}" for x in solution.cell)
             rows.append([*start, solution.bravais, cell, str(solution.n_indexed), f"{indexed.fraction_unexplained:.0%}", spent])
         if folder is not None:
-            from benchmarks.indexing_drawn import draw
+            from benchmarks.indexing_drawn import Panel, draw
 
-            draw(spots, event.run, indexed, None, folder / f"{path.name.split('.')[0]}_{event.index:04d}.png")
+            draw([Panel(spots=spots, run=event.run, indexed=indexed)], folder / f"{path.name.split('.')[0]}_{event.index:04d}.png")
     return rows
 
 

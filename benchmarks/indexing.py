@@ -1,6 +1,6 @@
 """How many simulated frames the embedded indexer indexes: structures that no training frame shows, spots from the real spot finder.
 
-    python -m benchmarks.indexing [--frames 300] [--seed 11] [--crystals 8] [--draw FOLDER]
+    python -m benchmarks.indexing [--frames 300] [--seed 11] [--crystals 8] [--draw PICTURE]
 
 A lattice is right when its reduced cell is within 2 % and its orientation within 0.5 deg, modulo the rotations of the lattice. A
 lattice of the frame counts as the label store counts it (contract, section 7); every drawn frame with such a lattice is in the tables,
@@ -37,6 +37,7 @@ from triage.spots import DispersionFinder
 
 MOST_PIXELS = 5_000_000
 """Larger detectors take seconds a frame to simulate; what is indexed is the same."""
+MOST_DRAWN = 6
 BINS = ((8, 24), (25, 39), (40, 80), (81, 200), (201, 10_000))
 SECOND_SPOTS, SECOND_RATIO, SECOND_DEG = 25, 0.3, 2.0
 SYSTEMS = ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic")
@@ -242,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--crystals", type=int, default=8, help="runs of one crystal, of 10 frames each, for the consensus")
     parser.add_argument("--seed", type=int, default=11)
-    parser.add_argument("--draw", type=Path, help="folder for pictures of frames whose first lattice is wrong")
+    parser.add_argument("--draw", type=Path, help="picture (PNG) of the worst frames whose first lattice is wrong, without a cell")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     unknown, known = _both(given.frames, given.seed)
@@ -250,10 +251,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scenes = [one.frame.scene for one in within(single(unknown), 40, 10_000)][: given.crystals]
     tables(unknown, known, by_consensus(run_of_one_crystal(scene, 10, rng) for scene in scenes))
     if given.draw is not None:
-        from benchmarks.indexing_drawn import draw
+        _draw([one for one in within(single(unknown), 40, 10_000) if not one.first_is_right], given.draw)
 
-        for k, one in enumerate(one for one in within(single(unknown), 40, 10_000) if not one.first_is_right):
-            draw(one.frame.spots, one.frame.run, one.indexed, one.frame.counted[0][0], given.draw / f"wrong_{k:02d}.png")
+
+def _draw(failures: Sequence[Outcome], path: Path) -> None:
+    """The failures with most visible spots: they should have been easiest."""
+    from benchmarks.indexing_drawn import Panel, draw
+
+    worst = sorted(failures, key=lambda one: -one.frame.counted[0][1].visible_spots)[:MOST_DRAWN]
+    panels = []
+    for one in worst:
+        lattice, truth = one.frame.counted[0]
+        title = f"{truth.visible_spots} visible of {len(one.frame.spots)} spots; {one.frame.scene.detector}, {one.frame.scene.kind}"
+        title += f"; {one.indexed.reason}" if one.indexed.reason else ""
+        panels.append(Panel(spots=one.frame.spots, run=one.frame.run, indexed=one.indexed, truth=lattice, title=title))
+    draw(panels, path)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""Predicted against found spots of one frame, to be looked at."""
+"""Predicted against found spots of frames, to be looked at."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 
 from benchmarks.indexing_truth import direct_axes
 from training.simulate.diffraction import Lattice
@@ -32,26 +36,57 @@ def predicted(axes: npt.NDArray[np.float64], geometry: Geometry, d_min_A: float)
     return np.asarray(geometry.positions_px(k1[near]))
 
 
-def draw(spots: Spots, run: Run, indexed: Indexed, truth: Lattice | None, path: Path) -> None:
-    """Found spots in grey (blue on ice rings), points of each solution, and of the truth where there is one."""
-    if run.geometry is None or spots.inverse_d_per_A is None:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Panel:
+    """One frame to be drawn."""
+
+    spots: Spots
+    run: Run
+    indexed: Indexed
+    truth: Lattice | None = None
+    """The lattice that was drawn, where it is known."""
+    title: str = ""
+
+
+def draw(panels: Sequence[Panel], path: Path) -> None:
+    """A sheet of frames that have a geometry, two in a row: found spots, points of each solution, and of the truth where there is one."""
+    drawn = [panel for panel in panels if panel.run.geometry is not None and panel.spots.inverse_d_per_A is not None]
+    if not drawn:
         return
+    columns = min(len(drawn), 2)
+    rows = -(-len(drawn) // columns)
+    side = 11.0 if columns == 1 else 7.0
+    figure, axes = plt.subplots(rows, columns, figsize=(side * columns, side * rows), dpi=110 if columns == 1 else 80, squeeze=False)
+    for place, panel in itertools.zip_longest(axes.ravel(), drawn):
+        if panel is None:
+            place.set_axis_off()
+        else:
+            _draw(place, panel)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(path, bbox_inches="tight")
+    plt.close(figure)
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    """Found spots in grey (blue on ice rings), points of each solution as rings, of the truth as crosses."""
+    geometry, spots, indexed, truth = panel.run.geometry, panel.spots, panel.indexed, panel.truth
+    if geometry is None or spots.inverse_d_per_A is None:
+        raise ValueError("a frame without a geometry cannot be drawn")
     d_min = 1.0 / float(np.percentile(spots.inverse_d_per_A, 98))
-    figure, axes = plt.subplots(figsize=(11, 11), dpi=110)
     colours = np.where(spots.on_ice, "tab:blue", "0.35")
     axes.scatter(spots.positions_px[:, 1], spots.positions_px[:, 0], s=12, c=colours)
     for k, solution in enumerate(indexed.solutions):
-        at = predicted(direct_axes(solution.orientation, solution.cell, solution.bravais[1]), run.geometry, d_min)
+        at = predicted(direct_axes(solution.orientation, solution.cell, solution.bravais[1]), geometry, d_min)
         cell = " ".join(f"{x:.1f}" for x in solution.cell)
         label = f"{solution.bravais} {cell}, {solution.n_indexed} spots"
         axes.scatter(at[:, 1], at[:, 0], s=60 + 25 * k, facecolors="none", edgecolors=f"C{k + 1}", linewidths=0.7, label=label)
     if truth is not None:
-        at = predicted(
-            direct_axes(truth.orientation, truth.crystal.cell, truth.crystal.space_group[0].replace("H", "R")), run.geometry, d_min
-        )
-        axes.scatter(at[:, 1], at[:, 0], s=30, marker="+", c="black", linewidths=0.5, label=f"drawn: {truth.crystal.space_group}")
-    axes.set(xlim=(0, run.geometry.shape_px[1]), ylim=(run.geometry.shape_px[0], 0), xlabel="fast, px", ylabel="slow, px", aspect="equal")
-    axes.legend(loc="upper right", fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, bbox_inches="tight")
-    plt.close(figure)
+        centring = truth.crystal.space_group[0].replace("H", "R")
+        at = predicted(direct_axes(truth.orientation, truth.crystal.cell, centring), geometry, d_min)
+        cell = " ".join(f"{x:.1f}" for x in truth.crystal.cell)
+        axes.scatter(at[:, 1], at[:, 0], s=30, marker="+", c="black", linewidths=0.5, label=f"drawn: {truth.crystal.space_group} {cell}")
+    axes.set(xlim=(0, geometry.shape_px[1]), ylim=(geometry.shape_px[0], 0), xlabel="fast, px", ylabel="slow, px", aspect="equal")
+    axes.set_title(panel.title, fontsize=10)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper right", fontsize=8)

@@ -66,6 +66,20 @@ def test_known_cell(bravais: str) -> None:
     assert indexed.solutions[0].bravais == bravais
 
 
+def test_even_reflections_of_a_face_centred_cell_are_no_smaller_one() -> None:
+    """Of a known cF cell half the reflections are all even, half all odd; here there are three even ones to two odd."""
+    rng, run = np.random.default_rng(23), run_of()
+    assert run.geometry is not None
+    orientation, cell = turn(rng), CELLS["cF"]
+    found = reflections(cell, orientation, run.geometry, centring="F")
+    hkl = np.rint(found[:, 2:] @ orientation * cell[0]).astype(int)
+    even = (hkl % 2 == 0).all(axis=1)
+    chosen = np.concatenate([np.flatnonzero(even)[:60], np.flatnonzero(~even)[:40]])
+    indexed = EmbeddedIndexer().index(spots_at(found[chosen, :2], run, rng), run, cells=(cell,))
+    assert has(indexed, cell, orientation, "F")
+    assert indexed.solutions[0].bravais == "cF"
+
+
 def test_a_wrong_known_cell_does_no_harm() -> None:
     rng, run = np.random.default_rng(6), run_of()
     orientation = turn(rng)

@@ -60,7 +60,8 @@ def shifted(q, per_px, shift_px, result):  # type: ignore[no-untyped-def]
 def fit(a, shift_px, spread, ways, spots, spin, per_px_A, s, use, rounds):  # type: ignore[no-untyped-def]
     """Fits a (3, 3), the beam's shift (2,) and the spread (px, rad), all in place, to the spots that are in `use` (n,).
 
-    Returns (the spots inside (n,), hkl (n, 3), away (n, 2) in 1/A); nobody is inside where the fit fails.
+    Returns (the spots inside (n,), hkl (n, 3), away (n, 2) in 1/A); nobody is inside where the fit fails. Spots that are not in use are
+    inf away and have no hkl.
     """
     q, ray, per_px = spots
     n = len(q)
@@ -71,9 +72,8 @@ def fit(a, shift_px, spread, ways, spots, spin, per_px_A, s, use, rounds):  # ty
     sigmas(per_px_A, s, spread[0], spread[1], across, along)
     for k in range(rounds + 1):
         shifted(q, per_px, shift_px, moved)
-        assign(a, moved, ray, spin, across, along, hkl, away)
+        assign(a, moved, ray, spin, across, along, use, hkl, away)
         belongs(hkl, away, across, along, inside)
-        inside &= use
         if k == rounds:
             break
         if not step(a, shift_px, ways, spots, spin, hkl, inside, across, along):

@@ -44,14 +44,50 @@ def inverse3(a, inverse):  # type: ignore[no-untyped-def]
 @_jit
 def _part_of_turn(along, speed):  # type: ignore[no-untyped-def]
     """Which part (-1 to 1) of half an exposure's turn brings a point that is `along` (1/A) off the sphere onto it, or nearest."""
-    if abs(along) >= abs(speed):
-        return 0.0 if speed == 0.0 else (1.0 if (along < 0.0) == (speed > 0.0) else -1.0)
-    return -along / speed
+    return 0.0 if speed == 0.0 else min(max(-along / speed, -1.0), 1.0)
 
 
 @_jit
-def assign(a, q, ray, spin, sigma_across, sigma_along, hkl, away):  # type: ignore[no-untyped-def]
-    """The lattice point that is nearest to each spot q (n, 3), in standard deviations: fills hkl (n, 3) and away (n, 2), 1/A.
+def _around(a, spin):  # type: ignore[no-untyped-def]
+    """What leads from a lattice point to the 27 about it, and what the turn `spin` moves these by: each (3, 27), 1/A."""
+    steps, turns = np.empty((3, 27)), np.empty((3, 27))
+    for k in range(27):
+        u, v, w = k // 9 - 1, k // 3 % 3 - 1, k % 3 - 1
+        for j in range(3):
+            steps[j, k] = u * a[j, 0] + v * a[j, 1] + w * a[j, 2]
+        x, y, z = steps[0, k], steps[1, k], steps[2, k]
+        turns[0, k], turns[1, k], turns[2, k] = spin[1] * z - spin[2] * y, spin[2] * x - spin[0] * z, spin[0] * y - spin[1] * x
+    return steps, turns
+
+
+@_jit
+def _misfits(from_spot, ray, weights, steps, turned, worth):  # type: ignore[no-untyped-def]
+    """Fills the squared misfit of the 27 points about one that is `from_spot` (3,) away from its spot; vector instructions do it.
+
+    `turned`: what the exposure's turn moves that point by (3,), and the 27 about it beyond that (3, 27).
+    """
+    per_across2, per_along2 = weights
+    turn, turns = turned
+    rx, ry, rz = ray[0], ray[1], ray[2]
+    if turn[0] == 0.0 and turn[1] == 0.0 and turn[2] == 0.0:  # a still
+        for k in range(27):
+            x, y, z = from_spot[0] + steps[0, k], from_spot[1] + steps[1, k], from_spot[2] + steps[2, k]
+            along = x * rx + y * ry + z * rz
+            worth[k] = (x * x + y * y + z * z - along * along) * per_across2 + along * along * per_along2
+        return
+    for k in range(27):
+        x, y, z = from_spot[0] + steps[0, k], from_spot[1] + steps[1, k], from_spot[2] + steps[2, k]
+        tx, ty, tz = turn[0] + turns[0, k], turn[1] + turns[1, k], turn[2] + turns[2, k]
+        along, speed = x * rx + y * ry + z * rz, tx * rx + ty * ry + tz * rz
+        part = _part_of_turn(along, speed)
+        x, y, z = x + part * tx, y + part * ty, z + part * tz
+        left = along + part * speed
+        worth[k] = (x * x + y * y + z * z - left * left) * per_across2 + along * along * per_along2
+
+
+@_jit
+def assign(a, q, ray, spin, sigma_across, sigma_along, use, hkl, away):  # type: ignore[no-untyped-def]
+    """The lattice point that is nearest to each spot q (n, 3) in `use` (n,), in standard deviations: fills hkl (n, 3) and away (n, 2), 1/A.
 
     `away` is the distance across the ray and the signed one along it. Points around the nearest in indices are tried too: in a long
     cell the nearest across the ray may be another. `spin` (3,) in rad is half the rotation of the exposure, about its axis: a point off
@@ -61,58 +97,64 @@ def assign(a, q, ray, spin, sigma_across, sigma_along, hkl, away):  # type: igno
     if inverse3(a, direct) == 0.0:
         away[:] = np.inf
         return
-    index = np.empty(3)
-    spins = spin[0] != 0.0 or spin[1] != 0.0 or spin[2] != 0.0
+    steps, turns = _around(a, spin)
+    index, off, turn, worth = np.empty(3), np.empty(3), np.empty(3), np.empty(27)
     for i in range(len(q)):
+        if not use[i]:
+            continue
         for k in range(3):
-            x = direct[k, 0] * q[i, 0] + direct[k, 1] * q[i, 1] + direct[k, 2] * q[i, 2]
-            index[k] = np.rint(x)
-        g0 = a[0, 0] * index[0] + a[0, 1] * index[1] + a[0, 2] * index[2]
-        g1 = a[1, 0] * index[0] + a[1, 1] * index[1] + a[1, 2] * index[2]
-        g2 = a[2, 0] * index[0] + a[2, 1] * index[1] + a[2, 2] * index[2]
-        best = np.inf
-        for u in range(-1, 2):
-            for v in range(-1, 2):
-                for w in range(-1, 2):
-                    x = g0 + u * a[0, 0] + v * a[0, 1] + w * a[0, 2]
-                    y = g1 + u * a[1, 0] + v * a[1, 1] + w * a[1, 2]
-                    z = g2 + u * a[2, 0] + v * a[2, 1] + w * a[2, 2]
-                    tx, ty, tz = spin[1] * z - spin[2] * y, spin[2] * x - spin[0] * z, spin[0] * y - spin[1] * x
-                    x, y, z = x - q[i, 0], y - q[i, 1], z - q[i, 2]
-                    along = x * ray[i, 0] + y * ray[i, 1] + z * ray[i, 2]
-                    turned = along
-                    if spins:
-                        speed = tx * ray[i, 0] + ty * ray[i, 1] + tz * ray[i, 2]
-                        part = _part_of_turn(along, speed)
-                        x, y, z = x + part * tx, y + part * ty, z + part * tz
-                        turned = along + part * speed
-                    across2 = max(x * x + y * y + z * z - turned * turned, 0.0)
-                    worth = across2 / sigma_across[i] ** 2 + along * along / sigma_along[i] ** 2
-                    if worth < best:
-                        best = worth
-                        away[i, 0], away[i, 1] = math.sqrt(across2), along
-                        hkl[i, 0], hkl[i, 1], hkl[i, 2] = index[0] + u, index[1] + v, index[2] + w
+            index[k] = np.rint(direct[k, 0] * q[i, 0] + direct[k, 1] * q[i, 1] + direct[k, 2] * q[i, 2])
+        for j in range(3):
+            off[j] = a[j, 0] * index[0] + a[j, 1] * index[1] + a[j, 2] * index[2]
+        turn[0] = spin[1] * off[2] - spin[2] * off[1]
+        turn[1] = spin[2] * off[0] - spin[0] * off[2]
+        turn[2] = spin[0] * off[1] - spin[1] * off[0]
+        for j in range(3):
+            off[j] -= q[i, j]
+        weights = (1.0 / sigma_across[i] ** 2, 1.0 / sigma_along[i] ** 2)
+        _misfits(off, ray[i], weights, steps, (turn, turns), worth)
+        best = 0
+        for k in range(1, 27):
+            if worth[k] < worth[best]:
+                best = k
+        along, speed, left2 = 0.0, 0.0, 0.0
+        for j in range(3):
+            along += (off[j] + steps[j, best]) * ray[i, j]
+            speed += (turn[j] + turns[j, best]) * ray[i, j]
+        part = _part_of_turn(along, speed)
+        for j in range(3):
+            left2 += (off[j] + steps[j, best] + part * (turn[j] + turns[j, best])) ** 2
+        away[i, 0], away[i, 1] = math.sqrt(max(left2 - (along + part * speed) ** 2, 0.0)), along
+        hkl[i, 0], hkl[i, 1], hkl[i, 2] = index[0] + best // 9 - 1, index[1] + best // 3 % 3 - 1, index[2] + best % 3 - 1
 
 
 @_jit
 def belongs(hkl, away, sigma_across, sigma_along, inside):  # type: ignore[no-untyped-def]
     """Marks the spots within CUT of their lattice point; of several at one point the nearest. Returns their number."""
-    n, count = len(hkl), 0
+    n, count, size = len(hkl), 0, 16
+    while size < 2 * n:
+        size *= 2
+    holder = np.full(size, -1, dtype=np.int64)  # which spot has a point, in a table of hashes
     for i in range(n):
         inside[i] = away[i, 0] < CUT * sigma_across[i] and abs(away[i, 1]) < CUT * sigma_along[i]
         inside[i] &= hkl[i, 0] != 0 or hkl[i, 1] != 0 or hkl[i, 2] != 0
-    for i in range(n):
         if not inside[i]:
             continue
-        for j in range(i):
-            if inside[j] and hkl[i, 0] == hkl[j, 0] and hkl[i, 1] == hkl[j, 1] and hkl[i, 2] == hkl[j, 2]:
-                if away[i, 0] < away[j, 0]:
-                    inside[j] = False
-                else:
-                    inside[i] = False
+        at = (np.int64(hkl[i, 0]) * 73856093 ^ np.int64(hkl[i, 1]) * 19349663 ^ np.int64(hkl[i, 2]) * 83492791) & (size - 1)
+        while holder[at] >= 0:
+            j = holder[at]
+            if hkl[i, 0] == hkl[j, 0] and hkl[i, 1] == hkl[j, 1] and hkl[i, 2] == hkl[j, 2]:
                 break
-    for i in range(n):
-        count += inside[i]
+            at = (at + 1) & (size - 1)
+        other = holder[at]
+        if other < 0:
+            holder[at] = i
+            count += 1
+        elif away[i, 0] < away[other, 0]:
+            inside[other] = False
+            holder[at] = i
+        else:
+            inside[i] = False
     return count
 
 

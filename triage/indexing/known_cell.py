@@ -6,13 +6,15 @@ rotation of a lattice that was found is sought the same way, in a ball of rotati
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 from triage.indexing.bravais import niggli
-from triage.indexing.observed import Bools, Floats, Observed
+from triage.indexing.observed import Bools, Floats, Observed, rotations
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "nnan", "ninf", "contract", "arcp"})
 
@@ -23,6 +25,8 @@ _DIRECTIONS = 48  # of the first vector, that are followed
 _BEST = 24  # orientations
 _MOST_DIRECTIONS = 60_000
 _MOST_TURNS = 40_000
+_LOOKED_AT = 60  # of the worthiest, for each that is wanted
+_ALIKE = 1e-3  # of an index: a known cell's two-fold
 
 
 @_jit
@@ -71,7 +75,7 @@ def distinct(vectors, worth, most, apart):  # type: ignore[no-untyped-def]
     order = np.argsort(-worth)
     chosen = np.empty(most, dtype=np.int64)
     count = 0
-    for k in order[: 60 * most]:
+    for k in order:
         near = False
         for m in range(count):
             plus, minus = np.float32(0), np.float32(0)
@@ -90,12 +94,12 @@ def distinct(vectors, worth, most, apart):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _on_cones(q, firsts, direct, first_worth, steps):  # type: ignore[no-untyped-def]
+def _on_cones(q, firsts, direct, first_worth, steps, senses):  # type: ignore[no-untyped-def]
     """Orientations (r, 3, 3; rows: the three vectors turned) with their summed coherence (r,).
 
-    `firsts` (f, 3): directions of the first vector, either sense; `direct` (3, 3): the cell's vectors in any frame.
+    `firsts` (f, 3): directions of the first vector, in one or both `senses`; `direct` (3, 3): the cell's vectors in any frame.
     """
-    number = len(firsts) * 2 * steps
+    number = len(firsts) * senses * steps
     turned = np.empty((number, 3, 3), dtype=np.float32)
     worth = np.empty(number, dtype=np.float32)
     length = math.sqrt((direct[0] ** 2).sum())
@@ -109,7 +113,7 @@ def _on_cones(q, firsts, direct, first_worth, steps):  # type: ignore[no-untyped
     ends, scores = np.empty((2, 3), dtype=np.float32), np.empty(2, dtype=np.float32)
     at = 0
     for f in range(len(firsts)):
-        for sense in range(2):
+        for sense in range(senses):
             x = firsts[f].astype(np.float64) * (1.0 - 2.0 * sense)
             helper = np.zeros(3)
             helper[np.argmin(np.abs(x))] = 1.0
@@ -136,21 +140,56 @@ def _inner(observed: Observed, use: Bools) -> tuple[Floats, float]:
     return np.ascontiguousarray(q.T.astype(np.float32)), max(float(np.linalg.norm(q[-1])), 0.02)
 
 
+@functools.lru_cache(maxsize=4)
+def _sphere(number: int) -> Floats:
+    return np.asarray(sphere(number))
+
+
+def _distinct(vectors: Floats, worth: Floats, most: int, apart: float) -> npt.NDArray[np.intp]:
+    """As `distinct`, among the worthiest alone: sorting all of them takes longer than the transform."""
+    looked_at = most * _LOOKED_AT
+    worthiest = np.argpartition(-worth, looked_at)[:looked_at] if len(worth) > looked_at else np.arange(len(worth))
+    looked_at_vectors = np.ascontiguousarray(vectors[worthiest].reshape(len(worthiest), -1))
+    return np.asarray(worthiest[distinct(looked_at_vectors, worth[worthiest], most, apart)])
+
+
 def anywhere(observed: Observed, use: Bools, direct: Floats) -> list[Floats]:
     """Matrices A (3, 3) of the lattice with the primitive vectors `direct` (3, 3; rows, A) in likely orientations, unfitted."""
     q, s_c = _inner(observed, use)
     reduced = niggli(direct) @ direct
     length = float(np.linalg.norm(reduced[0]))
     number = int(np.clip(2.0 * np.pi * (length * s_c / _STEP) ** 2, 200, _MOST_DIRECTIONS))
-    directions = sphere(number)
+    directions = _sphere(number)
     worth = np.empty(number, dtype=np.float32)
     coherences(q, np.ascontiguousarray(directions * np.float32(length)), worth)
     spacing = math.sqrt(2.0 * np.pi / number)
-    chosen = distinct(directions, worth, _DIRECTIONS, 1.5 * spacing)
+    chosen = _distinct(directions, worth, _DIRECTIONS, 1.5 * spacing)
     radius = float(np.linalg.norm(np.cross(reduced[0], reduced[1]))) / length
     steps = int(np.clip(2.0 * np.pi * radius * s_c / _STEP, 24, 360))
-    turned, summed = _on_cones(q, directions[chosen], reduced, worth[chosen], steps)
+    turned, summed = _on_cones(q, directions[chosen], reduced, worth[chosen], steps, 1 if _turns_over(reduced) else 2)
     return _best(turned, summed, s_c, reduced, direct)
+
+
+def _turns_over(direct: Floats) -> bool:
+    """Whether a two-fold of the lattice turns its first vector (of 3; rows) round: then either sense gives the same lattices."""
+    first = direct[0] / np.linalg.norm(direct[0])
+    second = direct[1] - (direct[1] @ first) * first
+    second /= np.linalg.norm(second)
+    inverse = np.linalg.inv(direct)
+    for axis in (second, np.cross(first, second)):
+        changed = direct @ (2.0 * np.outer(axis, axis) - np.eye(3)) @ inverse
+        if np.abs(changed - np.rint(changed)).max() < _ALIKE:
+            return True
+    return False
+
+
+@functools.lru_cache(maxsize=4)
+def _turns(points: int, within_rad: float) -> Floats:
+    """Rotations by less than `within_rad`, `points` to a side: (3, 3 r) float32, the transpose of each beside that of the next."""
+    axis = np.arange(-points, points + 1) * (within_rad / points)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    turns = rotations(grid[np.linalg.norm(grid, axis=1) <= within_rad])  # (r, 3, 3)
+    return np.ascontiguousarray(turns.transpose(2, 0, 1).reshape(3, -1).astype(np.float32))
 
 
 def nearby(observed: Observed, use: Bools, a: Floats, within_deg: float) -> list[Floats]:
@@ -159,30 +198,16 @@ def nearby(observed: Observed, use: Bools, a: Floats, within_deg: float) -> list
     direct = np.linalg.inv(a)
     reduced = niggli(direct) @ direct
     longest = float(np.linalg.norm(reduced, axis=1).max())
-    within = np.deg2rad(within_deg)
+    within = float(np.deg2rad(within_deg))
     points = int(np.clip(within * longest * s_c / _STEP, 3, (3.0 * _MOST_TURNS / (4.0 * np.pi)) ** (1.0 / 3.0)))
-    axis = np.arange(-points, points + 1) * (within / points)
-    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    turns = rotations(grid[np.linalg.norm(grid, axis=1) <= within])  # (r, 3, 3)
-    turned = np.ascontiguousarray(np.einsum("rij,kj->rki", turns, reduced).astype(np.float32))
-    worth = np.empty(3 * len(turned), dtype=np.float32)
+    turned = (reduced.astype(np.float32) @ _turns(points, within)).reshape(3, -1, 3)  # vector, rotation, component
+    worth = np.empty(turned.shape[0] * turned.shape[1], dtype=np.float32)
     coherences(q, turned.reshape(-1, 3), worth)
-    return _best(turned, worth.reshape(-1, 3).sum(axis=1), s_c, reduced, direct)
+    return _best(turned.transpose(1, 0, 2), worth.reshape(3, -1).sum(axis=0), s_c, reduced, direct)
 
 
 def _best(turned: Floats, worth: Floats, s_c: float, reduced: Floats, direct: Floats) -> list[Floats]:
     """A of the worthiest orientations, with axes in the order of `direct`; `turned` (r, 3, 3) are the vectors of `reduced` turned."""
-    chosen = distinct(turned.reshape(len(turned), 9), worth, _BEST, 0.8 / s_c)
+    chosen = _distinct(turned, worth, _BEST, 0.8 / s_c)
     to_given = direct @ np.linalg.inv(reduced)
     return [np.linalg.inv(to_given @ turned[k].astype(np.float64)) for k in chosen]
-
-
-def rotations(vectors: Floats) -> Floats:
-    """Rotations (r, 3, 3) by the length of vectors (r, 3) in rad about their direction (Rodrigues)."""
-    angle = np.linalg.norm(vectors, axis=1)
-    unit = vectors / np.maximum(angle, 1e-12)[:, None]
-    cross = np.zeros((len(vectors), 3, 3))
-    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
-        cross[:, i, j], cross[:, j, i] = -unit[:, k], unit[:, k]
-    sine, cosine = np.sin(angle)[:, None, None], np.cos(angle)[:, None, None]
-    return np.eye(3) + sine * cross + (1.0 - cosine) * cross @ cross

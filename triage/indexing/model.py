@@ -17,6 +17,8 @@ _ON_SUBLATTICE = 0.65
 """Share of the spots on every second or third plane, above which that lattice is tried: half of them are there by chance."""
 _ALL_EVEN = 0.5
 """Share of the spots with all indices even (by chance 1/8), above which the odd ones are half the wavelength's."""
+_ALL_ODD = 0.5
+"""Share of the other spots with all indices odd (by chance 1/7), above which they are a face-centred lattice's own."""
 _LOG10_NEEDED = -3.0
 """Chance of the spots on points between a lattice's own, below which the larger cell is taken."""
 _FEW = 2
@@ -96,7 +98,8 @@ def _smaller(observed: Observed, use: Bools, trial: Trial, ways: Floats) -> Tria
     hkl = np.rint(trial.hkl[trial.inside]).astype(np.int64)
     if len(hkl) == 0:
         return None
-    if (hkl % 2 == 0).all(axis=1).mean() >= _ALL_EVEN:
+    even, odd = (hkl % 2 == 0).all(axis=1), (hkl % 2 == 1).all(axis=1)
+    if even.mean() >= _ALL_EVEN and odd.sum() <= _ALL_ODD * (~even).sum():
         return settle(observed, use, 2.0 * trial.a, ways=ways, like=trial, rounds=4)
     for prime, c in _CLASSES:
         if ((hkl @ c) % prime == 0).mean() < _ON_SUBLATTICE:

@@ -135,13 +135,13 @@ def _turned(observed: Observed, turn: Floats) -> Observed:
 
 def _chosen(observed: Observed, which: npt.NDArray[np.intp]) -> Observed:
     """The spots of these numbers, in this order."""
-    arrays = {name: getattr(observed, name)[which] for name in _OF_SPOTS}
+    arrays: dict[str, Any] = {name: getattr(observed, name)[which] for name in _OF_SPOTS}
     return replace(observed, measured=Measured(*(np.ascontiguousarray(part[which]) for part in observed.measured)), **arrays)
 
 
 def _joined(parts: Sequence[Observed]) -> Observed:
     """All spots, exposure after exposure; what is said once is said by the first."""
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _OF_SPOTS}
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _OF_SPOTS}
     measured = Measured(*(np.concatenate(same) for same in zip(*(part.measured for part in parts), strict=True)))
     return replace(parts[0], measured=measured, **arrays)
 
