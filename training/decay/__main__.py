@@ -31,7 +31,7 @@ def main() -> None:
     both.add_argument("--seed", type=int, required=True)
     both.add_argument("--runs", type=int, required=True)
     report = verbs.add_parser("report", help="tables and plots of judged test runs; baselines take their thresholds from training runs")
-    report.add_argument("--train", type=Path, required=True)
+    report.add_argument("--train", type=Path, required=True, help="whose trends give the thresholds of trends")
     report.add_argument("--test", type=Path, required=True)
     report.add_argument("--out", type=Path, required=True)
     told = parser.parse_args()

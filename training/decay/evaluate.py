@@ -21,7 +21,7 @@ def evaluate_runs(settings: RunsPart, out: Path) -> str:
     Judged runs are kept there, one file for each seed, and are not judged again.
     """
     test = judge(out / f"test_{settings.seed}.pkl", seed=settings.seed, split="test", number=settings.test)
-    train = judge(out / f"train_{settings.train_seed}.pkl", seed=settings.train_seed, split="train", number=settings.train)
+    train = judge(out / f"train_{settings.train_seed}.pkl", seed=settings.train_seed, split="train", number=settings.train, track=False)
     return write(train, test, out)
 
 

@@ -67,20 +67,24 @@ class JudgedRun:
         return self.exponent > 0
 
 
-def judge_run(run: SimulatedRun) -> JudgedRun:
-    """Tracks a run as the listener does; frames of fewer than MIN_SPOTS spots are judged not to diffract."""
+def judge_run(run: SimulatedRun, *, track: bool = True) -> JudgedRun:
+    """Tracks a run as the listener does; frames of fewer than MIN_SPOTS spots are judged not to diffract.
+
+    Without `track` only the trends are looked at, and no frame is judged.
+    """
     plan, plan_run = run.plan, run.plan.run()
     tracker = DecayTracker(plan_run)
     found: list[tuple[int, Decay]] = []
     seen = np.full((len(BASELINES), plan.n_frames), np.nan)
     information = _Information(run)
     for frame, spots in run.frames():
-        decay = tracker.update(verdict_of(plan_run.id, frame, with_spots(spots), diffracts=len(spots) >= MIN_SPOTS))
-        if decay is not None:
-            found.append((frame, decay))
+        if track:
+            decay = tracker.update(verdict_of(plan_run.id, frame, with_spots(spots), diffracts=len(spots) >= MIN_SPOTS))
+            found += [(frame, decay)] if decay is not None else []
         summary = summarise(spots)
         seen[:, frame] = (summary.total_intensity, summary.count, 1.0 / summary.resolution_A if summary.resolution_A else 0.0)
-        information.add(frame, spots)
+        if track:
+            information.add(frame, spots)
     frames = np.array([frame for frame, _ in found], dtype=np.int64)
     first, last = found[0][1].reference_frames if found else (0, 0)
     brightness = run.scale * plan.course.brightness

@@ -22,13 +22,13 @@ def load(path: Path) -> list[JudgedRun]:
     return found
 
 
-def judge(path: Path, *, seed: int, split: str, number: int) -> list[JudgedRun]:
-    """Simulates and judges runs 0 to `number` - 1 of a split, but for those that are in the file already."""
+def judge(path: Path, *, seed: int, split: str, number: int, track: bool = True) -> list[JudgedRun]:
+    """Simulates and judges runs 0 to `number` - 1 of a split, but for those that are in the file already; without `track`, their trends."""
     torch.set_num_threads(1)
     runs = load(path) if path.exists() else []
     path.parent.mkdir(parents=True, exist_ok=True)
     for index in range(len(runs), number):
-        runs.append(judge_run(simulate(draw_plan(seed, split, index))))
+        runs.append(judge_run(simulate(draw_plan(seed, split, index)), track=track))
         if (index + 1) % _EVERY == 0 or index + 1 == number:
             LOG.info("%d of %d runs", index + 1, number)
             with path.with_suffix(".part").open("wb") as file:
