@@ -109,14 +109,14 @@ def a_witnessed(index: int, n: int, *, damaged: bool = False) -> Witnessed:
 
 
 def test_a_level_is_exceeded_by_the_share_asked_for_and_alarms_are_counted() -> None:
-    """Three undamaged runs, the third with a copy that does not count; probabilities by hand."""
+    """Three undamaged runs, the third with a copy that does not count; probabilities by hand. Equal rates are told apart by a per mille."""
     runs = [a_witnessed(0, 3), a_witnessed(1, 3), a_witnessed(2, 2), a_witnessed(2, 2), a_witnessed(3, 1, damaged=True)]
     probability = np.array([0.1, 0.7, 0.05, 0.2, 0.95, 0.99, 0.3, 0.3, 0.999, 0.999, 1.0])
     assert level_of(runs, probability, 0.0) == 0.99
     assert level_of(runs, probability, 0.34) == 0.7
     table = dict(alarms_of(runs, probability))
-    assert table[0.0] == pytest.approx(1000 * 2 / 80)  # 0.7 and 0.95 to 0.99
-    assert table[2.5] == pytest.approx(1000 * 1 / 80)
+    assert table[0.0] == pytest.approx(1000 * 2 / 80, rel=5e-3)  # 0.7 and 0.95 to 0.99
+    assert table[2.5] == pytest.approx(1000 * 1 / 80, rel=5e-3)
     assert table[5.0] < table[4.0]
 
 
