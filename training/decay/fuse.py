@@ -157,11 +157,12 @@ def learn(samples: Samples, steps: int = STEPS) -> tuple[dict[str, Any], Floats]
         with torch.no_grad():
             logits[fold == k] = members[-1](x[fold == k])[:, 0].numpy()
     slope, offset = _calibrated(logits, y.numpy(), samples.weight)
+    linear = [[layer for layer in member if isinstance(layer, torch.nn.Linear)] for member in members]
     layers = Layers(
-        inner=np.stack([each[0].weight.detach().numpy().T for each in members]),
-        inner_bias=np.stack([each[0].bias.detach().numpy() for each in members]),
-        outer=np.stack([each[2].weight.detach().numpy()[0] for each in members]),
-        outer_bias=np.array([float(each[2].bias.detach()[0]) for each in members]),
+        inner=np.stack([first.weight.detach().numpy().T for first, _ in linear]),
+        inner_bias=np.stack([first.bias.detach().numpy() for first, _ in linear]),
+        outer=np.stack([last.weight.detach().numpy()[0] for _, last in linear]),
+        outer_bias=np.array([float(last.bias.detach()[0]) for _, last in linear]),
     )
     told: dict[str, Any] = {"features": list(FEATURES), "mean": _short(mean), "spread": _short(spread), "slope": slope, "offset": offset}
     told |= {name: _short(value) for name, value in layers._asdict().items()}
@@ -181,7 +182,7 @@ def _member(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, steps: int) 
         noisy = x[some] + NOISE * torch.randn(BATCH, x.shape[1])
         loss = torch.nn.functional.binary_cross_entropy_with_logits(network(noisy)[:, 0], y[some])
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     return network
