@@ -157,12 +157,12 @@ def learn(samples: Samples, steps: int = STEPS) -> tuple[dict[str, Any], Floats]
         with torch.no_grad():
             logits[fold == k] = members[-1](x[fold == k])[:, 0].numpy()
     slope, offset = _calibrated(logits, y.numpy(), samples.weight)
-    weights = [each.state_dict() for each in members]
+    linear = [[layer for layer in member if isinstance(layer, torch.nn.Linear)] for member in members]
     layers = Layers(
-        inner=np.stack([each["0.weight"].numpy().T for each in weights]),
-        inner_bias=np.stack([each["0.bias"].numpy() for each in weights]),
-        outer=np.stack([each["2.weight"].numpy()[0] for each in weights]),
-        outer_bias=np.array([float(each["2.bias"][0]) for each in weights]),
+        inner=np.stack([first.weight.detach().numpy().T for first, _ in linear]),
+        inner_bias=np.stack([first.bias.detach().numpy() for first, _ in linear]),
+        outer=np.stack([last.weight.detach().numpy()[0] for _, last in linear]),
+        outer_bias=np.array([float(last.bias.detach()[0]) for _, last in linear]),
     )
     told: dict[str, Any] = {"features": list(FEATURES), "mean": _short(mean), "spread": _short(spread), "slope": slope, "offset": offset}
     told |= {name: _short(value) for name, value in layers._asdict().items()}
