@@ -152,7 +152,7 @@ def test_overrides_reach_their_keys() -> None:
         ("flags.ice.k=2.5", "flags.ice.k: 2.5 is not accepted, must be a whole number"),
         ("flags.ice.k=0", "flags.ice.k: 0 is out of range, must be >= 1"),
         ("flags.ice.k=12", "flags.ice: k = 12 and n = 10: set 1 <= k <= n"),
-        ("flags.ice.clear_at=0.95", "flags.ice: clear_at = 0.95 and raise_at = 0.8"),
+        ("flags.ice.clear_at=0.95", "flags.ice: clear_at = 0.95 and raise_at = 0.6"),
         ("flags.ice={k: 2, m: 3}", "flags.ice={k: 2, m: 3}: Key 'm'"),
         ("flags.ice=off", "flags.ice: 'off'"),
         ("flags.ice.raise_at=[", "flags.ice.raise_at: cannot read the value '['"),
