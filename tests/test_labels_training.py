@@ -65,7 +65,7 @@ def beamtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two files of simulated frames, `run_a.h5` and `run_b.h5`, and the label store of both beside them."""
     folder = tmp_path_factory.mktemp("beamtime")
     with LabelStore(folder / "labels.sqlite", create=True) as store:
-        for seed, name in ((21, "run_a.h5"), (22, "run_b.h5")):
+        for seed, name in ((25, "run_a.h5"), (22, "run_b.h5")):
             scenes = draw_scenes_of_one_experiment(np.random.default_rng(seed), FRAMES, detectors=DETECTOR)
             write_nxmx(folder / name, scenes)
             store.add(replace(label, source=name) for label in read_simulated(folder / name, SIMULATED) if isinstance(label, Label))

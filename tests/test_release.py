@@ -93,6 +93,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     report = {"settings": settings, "git_revision": "abc", "data": {"seed": 5}, "training_minutes": 1.0}
     network = Network(NetworkSize(trunk=(8, 16), crop=(4, 8, 8), hidden=16))
     monkeypatch.setattr(releasing, "load_network", lambda _: (network, report))
+    monkeypatch.setattr(releasing, "load_trees", lambda _: {})
     truth = {"lattices": torch.tensor([0, 1, 1, 2]), "kind": torch.tensor([0, -1, -1, -1]), "ice": torch.zeros(4)}
     outputs = Outputs(torch.randn(4, 4), torch.randn(4, 4), torch.randn(4), torch.zeros(4), truth)
     monkeypatch.setattr(releasing, "run_split", lambda *_: outputs)

@@ -229,10 +229,10 @@ def test_crystfels_geometry_puts_pixels_where_they_are(name: str, written: dict[
 
 
 def test_frames_of_one_experiment_share_the_header_and_differ_in_the_rest() -> None:
-    scenes = draw_scenes_of_one_experiment(np.random.default_rng(3), 12)
+    scenes = draw_scenes_of_one_experiment(np.random.default_rng(3), 20)
     for name in (*SHARED, "shadows"):
         assert len({str(getattr(scene, name)) for scene in scenes}) == 1
-    assert len({scene.seed for scene in scenes}) == len({scene.background for scene in scenes}) == 12
+    assert len({scene.seed for scene in scenes}) == len({scene.background for scene in scenes}) == 20
     assert len({scene.kind for scene in scenes}) > 3
     assert draw_scenes_of_one_experiment(np.random.default_rng(3), 5) == scenes[:5]
 
