@@ -322,7 +322,7 @@ def start(cwd: Path) -> Iterator[Any]:
         process.communicate()
 
 
-def wait_for(condition: Any, timeout_s: float = 150.0) -> None:
+def wait_for(condition: Any, timeout_s: float = 100.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "timed out"

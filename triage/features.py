@@ -133,11 +133,11 @@ def crowded_rings(spots: Spots) -> npt.NDArray[np.bool_]:
     shells = (spots.inverse_d_per_A / _SHELL_PER_A).astype(int).clip(0, 499)
     counts = np.bincount(shells, minlength=500).astype(np.float64)
     pair = counts + np.maximum(np.roll(counts, 1), np.roll(counts, -1))  # a ring may lie on a border of shells
-    expected = 2.0 * median_filter_1d(counts, _SHELLS_ROUND)
+    expected = 2.0 * _running_median(counts, _SHELLS_ROUND)
     return np.asarray((pair > expected + _CROWD_SIGMA * np.sqrt(expected) + _CROWD_LEAST)[shells])
 
 
-def median_filter_1d(values: npt.NDArray[np.float64], half: int) -> npt.NDArray[np.float64]:
+def _running_median(values: npt.NDArray[np.float64], half: int) -> npt.NDArray[np.float64]:
     """Running median (n,) over 2 half + 1 values; the ends repeat."""
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, half, mode="edge"), 2 * half + 1)
     return np.asarray(np.median(windows, axis=1))

@@ -56,8 +56,6 @@ _APART_PX = 2.5
 _INDEX_TOLERANCE = 0.2
 _ACROSS_PX = 2.0
 _ACROSS_MEDIANS = 3.5  # a spot is explained within this many medians of the explained ones' distances, and at least _ACROSS_PX
-
-
 _BEAM_PX = 30.0
 """Standard deviation of the beam centre's error."""
 MANY = 32
@@ -74,6 +72,19 @@ class _Lattice(NamedTuple):
     coherence: float
 
 
+class _Explained(NamedTuple):
+    """Which spots (n,) a lattice explains, and how."""
+
+    spots: Bools
+    near: Bools
+    """Within _INDEX_TOLERANCE of whole indices, wherever they lie across the ray."""
+    between: Bools
+    halfway: Bools
+    across_px: Floats
+    along_per_A: Floats
+    indices: npt.NDArray[np.int64]
+
+
 def lattice_features(spots: Spots, geometry: Geometry, clean: Bools | None = None) -> list[float]:
     """One number for each of LATTICE_FEATURES, of the spots that are `clean` (n,); zeros where these are fewer than MIN_SPOTS."""
     usable = np.arange(len(spots)) if clean is None else np.flatnonzero(clean)
@@ -81,53 +92,65 @@ def lattice_features(spots: Spots, geometry: Geometry, clean: Bools | None = Non
         return [0.0] * len(LATTICE_FEATURES)
     significance = spots.intensity[usable] / spots.sigma[usable]
     kept = usable[np.argsort(-significance, kind="stable")[:MOST_SPOTS]]
-    q_all = np.asarray(geometry.scattering_vectors_per_A(spots.positions_px[kept]), dtype=np.float64)
-    strongest = np.ascontiguousarray(_inside_out(q_all[:FITTED]))
-    px_per_A = geometry.distance_mm / float(np.mean(geometry.pixel_mm)) * geometry.wavelength_A  # pixels in 1/A, near the beam
+    q = np.asarray(geometry.scattering_vectors_per_A(spots.positions_px[kept]), dtype=np.float64)
+    strongest = np.ascontiguousarray(_inside_out(q[:FITTED]))
     found = _find(strongest, geometry.wavelength_A)
     n = len(strongest)
     values = [np.log(n), _innermost(strongest), found.coherence, found.on_planes / n, found.agreed / n]
     if found.agreed < MIN_SPOTS // 2:
         return values + [0.0] * (len(LATTICE_FEATURES) - len(values))
-    unmoved = _away(q_all, found, geometry.wavelength_A)[0][:, 0] < _INDEX_TOLERANCE
-    found, move_px, q_all = _grown(found, q_all, spots.positions_px[kept], geometry)
-    away, indices = _away(q_all, found, geometry.wavelength_A)
-    near = away[:, 0] < _INDEX_TOLERANCE
-    across = away[:, 1] * px_per_A
-    typical = float(np.median(across[near])) if near.any() else _ACROSS_PX
-    limit = max(_ACROSS_PX, _ACROSS_MEDIANS * typical)
-    explained = near & (across < limit)
-    between, halfway = _between(q_all, ~explained, found, geometry.wavelength_A, limit / px_per_A)
-    n_left = max(int((~explained).sum()), 1)
-    if between.sum() >= max(_LEAST_BETWEEN, _SHARE_BETWEEN * n_left):
-        explained |= between
-    intensity, off_ice = spots.intensity[kept], ~spots.on_ice[kept]
-    half = max(len(kept) // 2, MIN_SPOTS // 2)
-    double = int(same_indices(indices[near], spots.positions_px[kept][near].astype(np.float64), _APART_PX))
-    values += [
-        float(explained[:FITTED].mean()),
-        float(explained.mean()),
-        float(intensity[explained].sum() / max(float(intensity.sum()), 1e-6)),
-        float(explained[:half].mean()),
-        float(explained[off_ice].mean()) if off_ice.any() else 0.0,
-        float(np.log1p((~explained).sum())),
-        float(np.log1p((~explained & off_ice).sum())),
-        float(np.log(typical + 0.05)),
-        float(np.log(np.percentile(across[near], 90) + 0.05)) if near.any() else 0.0,
-        float(np.log(np.median(away[near, 2]) + 1e-5)) if near.any() else 0.0,
-        float(np.log(abs(np.linalg.det(found.basis)) + 1.0)),
-        double / max(int(near.sum()), 1),
-        float(np.log1p(double)),
-    ]
-    left = np.ascontiguousarray(_inside_out(q_all[~explained][:FITTED]))
-    values += _left_over(left, found, geometry.wavelength_A, _ACROSS_PX / px_per_A)
+    unmoved = _away(q, found, geometry.wavelength_A)[0][:, 0] < _INDEX_TOLERANCE
+    found, move_px, q = _grown(found, q, spots.positions_px[kept], geometry)
+    px_per_A = geometry.distance_mm / float(np.mean(geometry.pixel_mm)) * geometry.wavelength_A  # pixels in 1/A, near the beam
+    explained = _explained(q, found, geometry.wavelength_A, px_per_A)
+    left = np.ascontiguousarray(_inside_out(q[~explained.spots][:FITTED]))
+    n_left = max(int((~(explained.spots & ~explained.between)).sum()), 1)  # before a larger cell took those between
     return [
         *values,
+        *_of_explained(spots, kept, explained, found),
+        *_left_over(left, found, geometry.wavelength_A, _ACROSS_PX / px_per_A),
         float(unmoved.mean()),
         float(np.log1p(np.hypot(*move_px))),
-        float(between.sum()) / n_left,
-        float(np.log1p(between.sum())),
-        float(halfway.sum()) / n_left,
+        float(explained.between.sum()) / n_left,
+        float(np.log1p(explained.between.sum())),
+        float(explained.halfway.sum()) / n_left,
+    ]
+
+
+def _explained(q: Floats, lattice: _Lattice, wavelength_A: float, px_per_A: float) -> _Explained:
+    """Which of the spots q (n, 3) lie on the lattice's points, or between them where that asks for a larger cell."""
+    away, indices = _away(q, lattice, wavelength_A)
+    near = away[:, 0] < _INDEX_TOLERANCE
+    across_px = away[:, 1] * px_per_A
+    typical = float(np.median(across_px[near])) if near.any() else _ACROSS_PX
+    limit_px = max(_ACROSS_PX, _ACROSS_MEDIANS * typical)
+    on_points = near & (across_px < limit_px)
+    between, halfway = _between(q, ~on_points, lattice, wavelength_A, limit_px / px_per_A)
+    is_larger = between.sum() >= max(_LEAST_BETWEEN, _SHARE_BETWEEN * max(int((~on_points).sum()), 1))
+    return _Explained(on_points | between if is_larger else on_points, near, between, halfway, across_px, away[:, 2], indices)
+
+
+def _of_explained(spots: Spots, kept: npt.NDArray[np.int64], explained: _Explained, lattice: _Lattice) -> list[float]:
+    """Shares of the spots `kept` that are explained, how closely, and how many twice over."""
+    which, near = explained.spots, explained.near
+    intensity, off_ice = spots.intensity[kept], ~spots.on_ice[kept]
+    half = max(len(kept) // 2, MIN_SPOTS // 2)
+    typical = float(np.median(explained.across_px[near])) if near.any() else _ACROSS_PX
+    double = int(same_indices(explained.indices[near], spots.positions_px[kept][near].astype(np.float64), _APART_PX))
+    return [
+        float(which[:FITTED].mean()),
+        float(which.mean()),
+        float(intensity[which].sum() / max(float(intensity.sum()), 1e-6)),
+        float(which[:half].mean()),
+        float(which[off_ice].mean()) if off_ice.any() else 0.0,
+        float(np.log1p((~which).sum())),
+        float(np.log1p((~which & off_ice).sum())),
+        float(np.log(typical + 0.05)),
+        float(np.log(np.percentile(explained.across_px[near], 90) + 0.05)) if near.any() else 0.0,
+        float(np.log(np.median(explained.along_per_A[near]) + 1e-5)) if near.any() else 0.0,
+        float(np.log(abs(np.linalg.det(lattice.basis)) + 1.0)),
+        double / max(int(near.sum()), 1),
+        float(np.log1p(double)),
     ]
 
 
