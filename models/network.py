@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,10 @@ class NetworkSize:
     use_spectrum: bool = True
     use_radial: bool = True
     image_px: int = 256
+    shrink: Literal[1, 2, 4] = 1
+    """By how much the whole frame is shrunk before any look at it."""
+    pool: Literal["both", "mean", "max"] = "both"
+    """How the maps of the whole frame and of its spectrum become numbers; of one kind alone, the place of the other holds it again."""
     spectrum: tuple[int, int, int] = (16, 32, 64)
 
 
@@ -68,19 +73,32 @@ def _down(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
 
 
+def _pooled(maps: Tensor, pool: str) -> Tensor:
+    """(B, C, H, W) -> (B, 2 C)."""
+    mean, top = maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))
+    return torch.cat([top if pool == "max" else mean, mean if pool == "mean" else top], dim=1)
+
+
+def _shrunk(image: Tensor, times: int) -> Tensor:
+    """(B, N_CHANNELS, S, S) -> (B, N_CHANNELS, S / times, S / times): the largest of the maximum and the spots, of all else the mean."""
+    image = image.float()
+    mean, top = nn.functional.avg_pool2d(image, times), nn.functional.max_pool2d(image[:, 1:3], times)
+    return torch.cat([mean[:, :1], top, mean[:, 3:]], dim=1)
+
+
 class _Trunk(nn.Module):
     """(B, N_CHANNELS, S, S) -> (B, 2 * last width)."""
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
+    def __init__(self, widths: tuple[int, ...], pool: str) -> None:
         super().__init__()
+        self.pool = pool
         layers: list[nn.Module] = [_down(N_CHANNELS, widths[0])]
         for before, after in pairwise(widths):
             layers += [_down(before, after), _Residual(after)]
         self.body = nn.Sequential(*layers)
 
     def forward(self, image: Tensor) -> Tensor:
-        maps = self.body(image)
-        return torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
+        return _pooled(self.body(image), self.pool)
 
 
 class _Crops(nn.Module):
@@ -129,8 +147,9 @@ class _Spectrum(nn.Module):
     cos_fast: Tensor
     sin_fast: Tensor
 
-    def __init__(self, size_px: int, widths: tuple[int, int, int]) -> None:
+    def __init__(self, size_px: int, widths: tuple[int, int, int], pool: str) -> None:
         super().__init__()
+        self.pool = pool
         angle = 2.0 * math.pi / size_px * torch.outer(torch.arange(size_px // 2), torch.arange(size_px)).double()
         full = 2.0 * math.pi / size_px * torch.outer(torch.arange(size_px) - size_px // 2, torch.arange(size_px)).double()
         for name, matrix in (("cos_slow", angle.cos()), ("sin_slow", angle.sin()), ("cos_fast", full.cos().T), ("sin_fast", full.sin().T)):
@@ -149,8 +168,7 @@ class _Spectrum(nn.Module):
             return torch.log1p((real * real + imaginary * imaginary) / total)
 
     def forward(self, spots: Tensor) -> Tensor:
-        maps = self.body(0.3 * self.power(spots).unsqueeze(1))
-        return torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
+        return _pooled(self.body(0.3 * self.power(spots).unsqueeze(1)), self.pool)
 
 
 class _Radial(nn.Module):
@@ -201,12 +219,12 @@ class Network(nn.Module):
     def __init__(self, size: NetworkSize | None = None) -> None:
         super().__init__()
         self.size = size = size or NetworkSize()
-        self.trunk = _Trunk(size.trunk)
+        self.trunk = _Trunk(size.trunk, size.pool)
         self.crops = _Crops(size.crop)
         self.features = nn.Sequential(
             nn.BatchNorm1d(size.n_features), nn.Linear(size.n_features, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU()
         )
-        self.spectrum = _Spectrum(size.image_px, size.spectrum)
+        self.spectrum = _Spectrum(size.image_px // size.shrink, size.spectrum, size.pool)
         self.radial = _Radial()
         joined = 2 * size.trunk[-1] + 2 * size.crop[-1] + 64 + 2 * size.spectrum[-1] + 64
         self.join = nn.Sequential(
@@ -222,6 +240,7 @@ class Network(nn.Module):
     def forward(self, image: Tensor, crops: Tensor, features: Tensor) -> Logits:
         """`image` (B, N_CHANNELS, S, S) uint8, `crops` (B, K, P, P) uint8, `features` (B, F) float."""
         size = self.size
+        image = _shrunk(image, size.shrink) if size.shrink > 1 else image
         whole = image.float() / 255.0
         if not size.use_resolution_map:
             whole = torch.cat([whole[:, :3], torch.zeros_like(whole[:, 3:4]), whole[:, 4:]], dim=1)

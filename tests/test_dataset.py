@@ -24,6 +24,7 @@ from training.dataset import (  # noqa: E402
     provenance,
     scene_of,
     structures,
+    used_shards,
     with_false_spots,
 )
 from training.simulate.crystal import Crystal  # noqa: E402
@@ -239,6 +240,13 @@ def moved(x: Any, turns: int, mirror: bool) -> Any:
 def test_a_folder_without_shards_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no simulated 'train' shards; run `triage train`"):
         load(tmp_path, "train")
+
+
+def test_the_first_shards_that_hold_so_many_frames_are_used(tmp_path: Path) -> None:
+    for number in range(3):
+        np.save(tmp_path / f"train_{number:04d}.labels.npy", np.zeros(4))
+    assert [len(used_shards(tmp_path, "train", frames)) for frames in (1, 4, 5, 99, None)] == [1, 1, 2, 3, 3]
+    assert used_shards(tmp_path, "validation", 4) == []
 
 
 def test_provenance_names_preprocessing_and_shards(shards: Path) -> None:

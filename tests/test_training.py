@@ -64,6 +64,9 @@ def test_the_debug_experiment_runs_and_leaves_its_record(debug_run: Path) -> Non
     assert (report["settings"]["data"]["seed"], report["data"]["shards"]) == (99, {"train": 1, "validation": 1, "test": 0})
     assert math.isfinite(report["validation_loss"])
     assert report["epochs"] == 1
+    assert (
+        report["measured"]["network"]["non_diffraction"]["n_positive"] + report["measured"]["network"]["non_diffraction"]["n_negative"] == 8
+    )
     network, same = load_network(debug_run / "run" / "network.pt")
     assert json.loads(json.dumps(same)) == report
     outputs = run_split(network, debug_run / "data", "validation")

@@ -19,7 +19,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning")
 
-from models.network import Network  # noqa: E402
+from models.network import Network, NetworkSize  # noqa: E402
 from models.resnet import HalfResNet18, ResNet18  # noqa: E402
 from tests.test_training import SMALL, settings  # noqa: E402
 from tests.test_training import debug_run as debug_run  # noqa: E402
@@ -65,11 +65,13 @@ def test_a_run_that_fails_does_not_end_its_sweep(tmp_path: Path) -> None:
     def run(arguments: Sequence[str]) -> int:
         one = compose_settings("train", arguments, TrainSettings)
         one.out.mkdir()
-        (one.out / "report.json").write_text(json.dumps({"validation_loss": one.seed / 2}))
+        measured = {"network": {"weak": {"n_positive": 3, "auroc": [0.9, 0.8, 1.0]}, "resolution": None}}
+        (one.out / "report.json").write_text(json.dumps({"validation_loss": one.seed / 2, "measured": measured}))
         return int(one.seed == 2)
 
     rows = sweep(["experiment=debug", f"out={tmp_path}", "seed=1,2,3"], run)
     assert [(row["status"], row["validation_loss"]) for row in rows] == [(0, 0.5), (1, None), (0, 1.5)]
+    assert [row.get("measured") for row in rows] == [{"network/weak/auroc": 0.9}, None, {"network/weak/auroc": 0.9}]
     assert json.loads((tmp_path / "sweep.json").read_text()) == rows
 
 
@@ -86,6 +88,22 @@ def test_the_baseline_sees_the_image_alone() -> None:
     other = network(image, torch.ones(2, 4, 16, 16, dtype=torch.uint8), torch.ones(2, 33))
     assert (one.lattices.shape, one.kind.shape, one.ice.shape, one.log_s.shape) == ((2, 4), (2, 4), (2,), (2,))
     assert torch.equal(one.lattices, other.lattices)
+
+
+def test_a_network_may_pool_one_way_and_look_at_a_smaller_frame() -> None:
+    """With one way of pooling both places hold the same; every bin of the spots is seen when the frame is shrunk, for its maximum is."""
+    torch.manual_seed(1)
+    image = torch.zeros(1, 5, 64, 64, dtype=torch.uint8)
+    image[0, 2, 31, 17] = 200
+    inputs = (torch.zeros(1, 4, 16, 16, dtype=torch.uint8), torch.zeros(1, NetworkSize().n_features))
+    for pool in ("mean", "max"):
+        maps = Network(NetworkSize(image_px=64, pool=pool)).eval().trunk(torch.rand(1, 5, 64, 64))  # type: ignore[arg-type]
+        half = maps.shape[1] // 2
+        assert torch.equal(maps[:, :half], maps[:, half:])
+    small = Network(NetworkSize(image_px=64, shrink=2)).eval()
+    assert small.spectrum.cos_slow.shape == (16, 32)
+    with_spot, without = small(image, *inputs), small(torch.zeros_like(image), *inputs)
+    assert not torch.equal(with_spot.lattices, without.lattices)
 
 
 def test_a_checkpoint_of_the_gpu_experiment_is_under_16_mib(tmp_path: Path) -> None:
@@ -111,12 +129,15 @@ def test_a_leg_that_is_over_simulates_no_more(tmp_path: Path) -> None:
 
 
 def test_the_hash_of_the_data_is_of_its_labels(tmp_path: Path) -> None:
+    data = compose_settings("train", ["experiment=debug", f"data.folder={tmp_path}", "data.train_frames=3"], TrainSettings).data
     np.save(tmp_path / "train_0000.labels.npy", np.arange(3))
-    before = data_sha256(tmp_path)
+    before = data_sha256(data)
     np.save(tmp_path / "test_0000.labels.npy", np.arange(3))
-    assert data_sha256(tmp_path) == before
+    np.save(tmp_path / "train_0001.labels.npy", np.arange(3))  # more than three frames: not used
+    assert data_sha256(data) == before
+    assert data_sha256(data.model_copy(update={"train_frames": 4})) != before
     np.save(tmp_path / "train_0000.labels.npy", np.arange(1, 4))
-    assert data_sha256(tmp_path) != before
+    assert data_sha256(data) != before
 
 
 @pytest.mark.slow
@@ -132,7 +153,7 @@ def test_legs_go_on_where_the_last_one_stopped_and_are_imported_as_one_run(
         train(settings(debug_run, out, *overrides))
         steps.append(torch.load(out / "last.ckpt", weights_only=True, map_location="cpu")["global_step"])
     assert steps == [2, 4, 6, 6]  # a leg that is over as it begins still makes an epoch, of two steps; after the last there is none
-    assert json.loads((out / "report.json").read_text())["data"]["sha256"] == data_sha256(debug_run / "data")
+    assert json.loads((out / "report.json").read_text())["data"]["sha256"] == data_sha256(settings(debug_run, out).data)
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert import_log([str(out), uri, "legs"]) == 0

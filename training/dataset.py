@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -305,9 +306,17 @@ class Arrays:
         return len(self.labels)
 
 
-def load(folder: Path, split: str) -> Arrays:
-    """Every finished shard of a split. Raises FileNotFoundError, with the mend, when there is none."""
+def used_shards(folder: Path, split: str, frames: int | None = None) -> list[Path]:
+    """The labels of the finished shards of a split: of all, or of the first that hold so many frames."""
     names = sorted(folder.glob(f"{split}_*.labels.npy"))
+    if frames is None or not names:
+        return names
+    return names[: ceil(frames / len(np.load(names[0], mmap_mode="r")))]
+
+
+def load(folder: Path, split: str, frames: int | None = None) -> Arrays:
+    """The finished shards of a split (`used_shards`). Raises FileNotFoundError, with the mend, when there is none."""
+    names = used_shards(folder, split, frames)
     if not names:
         raise FileNotFoundError(f"{folder}: no simulated '{split}' shards; run `triage train` with data.frames set, or `triage simulate`")
     stems = [name.name.removesuffix(".labels.npy") for name in names]

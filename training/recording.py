@@ -14,7 +14,9 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger
 
-from training.settings import TrainSettings
+from training.dataset import used_shards
+from training.evaluation.reach import headline
+from training.settings import DataSettings, TrainSettings
 from triage.core import TriageError
 
 NOTE = "mlflow_run.json"
@@ -38,11 +40,11 @@ def git_revision() -> str:
     return revision + ("+" if dirty.strip() else "")
 
 
-def data_sha256(folder: Path) -> str:
-    """A hash over the labels of every finished training and validation shard, with the shards' names."""
+def data_sha256(data: DataSettings) -> str:
+    """A hash over the labels of the training and validation shards that are used, with the shards' names."""
     digest = hashlib.sha256()
-    for split in ("train", "validation"):
-        for path in sorted(folder.glob(f"{split}_*.labels.npy")):
+    for split, frames in (("train", data.train_frames), ("validation", data.validation_frames)):
+        for path in used_shards(data.folder, split, frames):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -78,6 +80,17 @@ def log_artifacts(logger: Logger, folder: Path) -> None:
     if isinstance(logger, MLFlowLogger) and logger.run_id is not None:
         for name in ARTIFACTS:
             logger.experiment.log_artifact(logger.run_id, str(folder / name))
+
+
+def log_measures(logger: Logger, measured: dict[str, Any]) -> None:
+    """What a finished training is compared by; beside CSV files the report has it."""
+    if isinstance(logger, MLFlowLogger) and logger.run_id is not None:
+        _log_measures(logger.experiment, logger.run_id, measured)
+
+
+def _log_measures(client: Any, run_id: str, measured: dict[str, Any]) -> None:
+    for name, value in headline(measured).items():
+        client.log_metric(run_id, f"measured/{name}", value)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -141,6 +154,7 @@ def import_run(folder: Path, uri: str, experiment: str) -> str:
         client.log_param(run_id, key, value)
     for log in logs:
         _import_curves(client, run_id, log)
+    _log_measures(client, run_id, report.get("measured", {}))
     for name in ARTIFACTS:
         client.log_artifact(run_id, str(folder / name))
     client.set_terminated(run_id, "FINISHED")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from models.export import ExportError, export
-from models.network import Calibrated, Calibration, Network, NetworkSize
+from models.network import Calibrated, Calibration, Network
 from models.resnet import HalfResNet18
 from models.trees import Trees
 from training.boosting import trees_of
@@ -26,7 +26,7 @@ from training.evaluation.against import REPORT_NAME, previous
 from training.evaluation.frozen import load_frozen, predict, sha256_of
 from training.evaluation.report import as_json, report_of
 from training.gate import Refused, Verdict, compare
-from training.settings import ExportPart
+from training.settings import ExportPart, NetworkSettings
 from training.simulate.draw import KINDS
 from training.tracking import register_champion
 from triage.classify import METADATA_KEY, ModelMetadata
@@ -57,19 +57,7 @@ def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
         baseline = HalfResNet18()
         baseline.load_state_dict(saved["weights"])
         return cast(Network, baseline.eval()), saved["report"]
-    size = NetworkSize(
-        trunk=tuple(chosen["trunk"]),
-        crop=tuple(chosen["crop"]),
-        hidden=chosen["hidden"],
-        n_features=Preprocess().n_features,
-        dropout=chosen["dropout"],
-        use_crops=chosen["use_crops"],
-        use_features=chosen["use_features"],
-        use_resolution_map=chosen["use_resolution_map"],
-        use_spectrum=chosen["use_spectrum"],
-        use_radial=chosen["use_radial"],
-    )
-    network = Network(size)
+    network = Network(NetworkSettings.model_validate(chosen).size())
     missing, unknown = network.load_state_dict(saved["weights"], strict=False)
     if unknown or any(not name.startswith(("rings.", "ice.")) for name in missing):  # these begin at nothing: the answer is the same
         raise ValueError(f"{path}: weights of another network (missing {missing[:3]}, unknown {unknown[:3]})")
@@ -81,12 +69,12 @@ def load_trees(path: Path) -> dict[str, Trees]:
     return trees_of(torch.load(path, map_location="cpu", weights_only=True).get("trees", {}))
 
 
-def run_split(network: Network, folder: Path, split: str, trees: Mapping[str, Trees] | None = None) -> Outputs:
-    """Logits of every frame of a split."""
+def run_split(network: Network, folder: Path, split: str, trees: Mapping[str, Trees] | None = None, frames: int | None = None) -> Outputs:
+    """Logits of every frame of a split, or of its first shards that hold so many."""
     parts, truths, beside = [], [], []
     names = ("lattices", "kind", "ice", "s_max")
     with torch.inference_mode():
-        for batch in DataLoader(FrameDataset(load(folder, split), augment=False), batch_size=64):
+        for batch in DataLoader(FrameDataset(load(folder, split, frames), augment=False), batch_size=64):
             logits = network(batch["image"], batch["crops"], batch["features"])
             parts.append((logits.lattices, logits.kind, logits.ice, logits.log_s))
             truths.append({name: batch[name] for name in names})

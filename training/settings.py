@@ -100,6 +100,8 @@ class NetworkSettings(_Strict):
     use_resolution_map: bool
     use_spectrum: bool
     use_radial: bool
+    shrink: Literal[1, 2, 4] = 1
+    pool: Literal["both", "mean", "max"] = "both"
 
     def size(self) -> NetworkSize:
         """As the network takes it."""
@@ -116,6 +118,8 @@ class NetworkSettings(_Strict):
             use_resolution_map=self.use_resolution_map,
             use_spectrum=self.use_spectrum,
             use_radial=self.use_radial,
+            shrink=self.shrink,
+            pool=self.pool,
         )
 
 

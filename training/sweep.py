@@ -19,6 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
+from training.evaluation.reach import headline
 from training.settings import TrainSettings
 from triage.compose import compose_settings
 from triage.refusal import ConfigError
@@ -89,9 +90,8 @@ def sweep(arguments: Sequence[str], run: Callable[[Sequence[str]], int] | None =
         for one in (replace(each, arguments=(*each.arguments, *record.overrides)) for each in runs):
             LOG.info("run %d of %d: %s", one.number + 1, len(runs), one.name)
             status = begin(one.arguments)
-            loss = _validation_loss(one.settings.out) if status == 0 else None
-            row = {"run": one.number, "overrides": list(one.chosen), "folder": str(one.settings.out)}
-            rows.append({**row, "status": status, "validation_loss": loss})
+            row = {"run": one.number, "overrides": list(one.chosen), "folder": str(one.settings.out), "status": status}
+            rows.append({**row, **_results(one.settings.out if status == 0 else None)})
             (folder / SUMMARY).write_text(json.dumps(rows, indent=1))
     finally:
         record.end(folder / SUMMARY, finished=len(rows) == len(runs) and all(row["status"] == 0 for row in rows))
@@ -128,7 +128,10 @@ def _quoted(path: Path) -> str:
     return f"'{escaped}'"
 
 
-def _validation_loss(folder: Path) -> float | None:
-    report = folder / "report.json"
-    loss = json.loads(report.read_text())["validation_loss"] if report.is_file() else None
-    return None if loss is None else float(loss)
+def _results(folder: Path | None) -> dict[str, Any]:
+    """What a finished run's report says of it; of a failed one, nothing."""
+    report = folder / "report.json" if folder is not None else None
+    if report is None or not report.is_file():
+        return {"validation_loss": None}
+    said = json.loads(report.read_text())
+    return {"validation_loss": said["validation_loss"], "measured": headline(said.get("measured", {}))}

@@ -21,8 +21,9 @@ from training.callbacks import EpochLog, LegEnd
 from training.dataset import FrameDataset, ShardSpec, load, make_shards, provenance
 from training.labels.dataset import labelled_statistics, labels_report, mixed
 from training.module import FrameModule
-from training.recording import data_sha256, git_revision, log_artifacts, log_settings, logger_of
+from training.recording import data_sha256, git_revision, log_artifacts, log_measures, log_settings, logger_of
 from training.settings import DataSettings, TrainSettings
+from training.validated import on_validation
 
 LOG = logging.getLogger(__name__)
 SHARD_FRAMES = 200
@@ -52,14 +53,14 @@ def train(settings: TrainSettings) -> Path | None:
     trainer = _trainer(settings, [best, last, *_stopping(settings, deadline)], logger)
     if not _frames_are_there(settings.data, simulates=trainer.is_global_zero, deadline=deadline):
         return None
-    data = {**provenance(settings.data.folder), "sha256": data_sha256(settings.data.folder)}
+    data = {**provenance(settings.data.folder), "sha256": data_sha256(settings.data)}
     if trainer.is_global_zero:
         log_settings(logger, settings, {"git_revision": git_revision(), "data.sha256": data["sha256"]}, resumed=resumed)
     started = time.monotonic()
     trainer.fit(_module(settings), _loader(settings, "train"), _loader(settings, "validation"), ckpt_path=resume)
     if not trainer.is_global_zero:
         return settings.out
-    report = {
+    report: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),
         "data": data,
         "labels": labels,
@@ -72,9 +73,12 @@ def train(settings: TrainSettings) -> Path | None:
     saved = {"weights": weights, "report": report}
     if settings.trees.rounds and settings.network.kind == "triage":
         statistics = labelled_statistics(settings.data)
-        arrays = load(settings.data.folder, "train")
+        arrays = load(settings.data.folder, "train", settings.data.train_frames)
         saved["trees"] = fit_trees(arrays, settings.trees, settings.seed, statistics, settings.data.labels_share)
     torch.save(saved, settings.out / "network.pt")
+    report["measured"] = on_validation(settings.out / "network.pt", settings.data)
+    torch.save(saved, settings.out / "network.pt")  # with what it is worth
+    log_measures(logger, report["measured"])
     (settings.out / "report.json").write_text(json.dumps(report, indent=1))
     log_artifacts(logger, settings.out)
     return settings.out
@@ -202,7 +206,7 @@ def simulate_until(specs: list[ShardSpec], processes: int, deadline: float | Non
 
 def _loader(settings: TrainSettings, split: str) -> DataLoader[dict[str, torch.Tensor]]:
     training = split == "train"
-    arrays = load(settings.data.folder, split)
+    arrays = load(settings.data.folder, split, settings.data.train_frames if training else settings.data.validation_frames)
     if training and arrays.spoilt is None:  # made before there were any; labelled frames have none either, and need none
         raise ValueError(f"{settings.data.folder}: shards without features of false spots (.spoilt.npy): set data.folder to another folder")
     simulated = FrameDataset(arrays, augment=training)

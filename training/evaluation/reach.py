@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,3 +59,14 @@ def _row(target: Target, value: list[float] | None) -> dict[str, Any]:
     else:
         met, surely = estimate >= target.aim, low >= target.aim
     return {**row, "met": ("yes" if surely else "unsure") if met else "no"}
+
+
+def headline(found: Mapping[str, Any]) -> dict[str, float]:
+    """The estimates alone, named by part, task and measure: `network/multi_lattice/auroc`."""
+    numbers: dict[str, float] = {}
+    for part, tasks in found.items():
+        for task, measures in tasks.items():
+            for name, value in (measures or {}).items():
+                if isinstance(value, list):
+                    numbers[f"{part}/{task}/{name}"] = value[0]
+    return numbers

@@ -70,7 +70,7 @@ def report_of(
     report["resolution_relative_error"] = resolution_error(network, labels, np.ones(len(labels), dtype=bool))
     report["ece"] = {name: found.ece for name, found in reliabilities(network, labels, np.ones(len(labels), dtype=bool)).items()}
     report["reach"] = {
-        name: {"frames": int(chosen.sum()), "rows": reach.judged(_measured(network, labels, chosen))}
+        name: {"frames": int(chosen.sum()), "rows": reach.judged(measured(network, labels, chosen))}
         for name, chosen in ((strata.ALL, np.ones(len(labels), dtype=bool)), (strata.HELD_OUT, strata.held_out(labels)))
         if chosen.any()
     }
@@ -96,7 +96,7 @@ def _rates(stratum: Stratum, scores: Floats, threshold: float) -> dict[str, floa
     return rates
 
 
-def _measured(network: Predictions, labels: Labels, chosen: Bools) -> dict[str, Any]:
+def measured(network: Predictions, labels: Labels, chosen: Bools) -> dict[str, Any]:
     """What the targets are about, on the chosen frames."""
 
     def row(task: str, name: str) -> dict[str, Any]:

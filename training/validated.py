@@ -1,0 +1,54 @@
+"""What a trained network is worth on the validation split: for comparing trainings, not for reporting.
+
+The epoch was chosen, and temperatures and the trees' weights are fitted, on these very frames; the frozen set is new.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.network import Calibration
+from training.dataset import load
+from training.evaluation.frozen import Predictions
+from training.evaluation.report import measured
+from training.release import Outputs, calibrate, load_network, load_trees, run_split
+from training.settings import DataSettings
+
+SPLIT = "validation"
+
+
+def on_validation(network: Path, data: DataSettings) -> dict[str, Any]:
+    """Every measure of `training.evaluation.reach`, of the network alone (`network`) and, where it has some, with its trees (`released`).
+
+    `network`: a `network.pt`. Values with an interval are [value, low, high] (95 %).
+    """
+    fitted, _ = load_network(network)
+    outputs = run_split(fitted, data.folder, SPLIT, load_trees(network), data.validation_frames)
+    labels = load(data.folder, SPLIT, data.validation_frames).labels
+    everything = np.ones(len(labels), dtype=bool)
+    found = {"network": measured(predictions_of(replace(outputs, trees={})), labels, everything)}
+    if outputs.trees:
+        found["released"] = measured(predictions_of(outputs), labels, everything)
+    return found
+
+
+def predictions_of(outputs: Outputs) -> Predictions:
+    """Probabilities, calibrated on these same frames, as the exported file gives them."""
+    chosen = calibrate(outputs)
+    lattices, kind, ice = (_blended(outputs, chosen, head) for head in ("lattices", "kind", "ice"))
+    arrays = (torch.softmax(lattices, dim=1), torch.softmax(kind, dim=1), torch.sigmoid(ice), torch.exp(outputs.log_s))
+    of_lattices, of_kind, of_ice, inverse_d = (x.double().numpy() for x in arrays)
+    return Predictions(lattices=of_lattices, kind=of_kind, ice=of_ice, inverse_d_per_A=inverse_d)
+
+
+def _blended(outputs: Outputs, chosen: Calibration, head: str) -> Tensor:
+    logits: Tensor = getattr(outputs, head) / getattr(chosen, head)
+    if head not in outputs.trees:
+        return logits
+    return logits + getattr(chosen, f"{head}_trees") * outputs.trees[head].reshape(logits.shape)
