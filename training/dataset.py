@@ -74,6 +74,8 @@ class ShardSpec:
     number: int
     frames: int = 200
     preprocess: Preprocess = field(default_factory=Preprocess)
+    device: str = "cpu"
+    """Where pixels are rendered; on another the noise is another."""
 
     @property
     def path(self) -> Path:
@@ -160,7 +162,7 @@ def make_shard(spec: ShardSpec) -> Path:
     blind: list[FloatArray] = []
     for k in range(spec.frames):
         scene = scene_of(spec.seed, spec.split, spec.number * spec.frames + k, crystals)
-        rendered = render(scene)
+        rendered = render(scene, device=spec.device)
         spots, inputs = inputs_of(rendered, preprocess)
         tables.append(as_table(spots))
         images[k], crops[k], features[k] = inputs.image, inputs.crops, inputs.features

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+SimulationDevice = Literal["cpu", "cuda", "auto"]
+"""Where pixels are simulated; auto: on a GPU where torch sees one."""
 
 
 class _Strict(BaseModel):
@@ -32,6 +34,7 @@ class DataSettings(_Strict):
     processes: Positive
     loaders: Annotated[int, Field(ge=0, le=64)]
     """Processes that read frames while others are trained on; 0: none."""
+    device: SimulationDevice = "cpu"
     labels: Path | None = None
     """A label store whose frames are mixed in (docs/labels.md)."""
     labels_share: Fraction = 0.0
@@ -162,6 +165,7 @@ class SimulatePart(Strict):
     """Null: one for each core."""
     detectors: Annotated[list[str], Field(min_length=1)] | None
     """Null: all, by their usual shares."""
+    device: SimulationDevice
 
     @field_validator("detectors")
     @classmethod

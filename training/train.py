@@ -23,6 +23,7 @@ from training.labels.dataset import labelled_statistics, labels_report, mixed
 from training.module import FrameModule
 from training.recording import data_sha256, git_revision, log_artifacts, log_measures, log_settings, logger_of
 from training.settings import DataSettings, TrainSettings
+from training.simulate.render import device_of
 from training.validated import on_validation
 
 LOG = logging.getLogger(__name__)
@@ -157,10 +158,10 @@ def warm_start(module: FrameModule, path: Path) -> None:
             tensor[fits] = weights[name][fits] if tensor.ndim else weights[name]
 
 
-def shard_specs(folder: Path, seed: int, split: str, frames: int) -> list[ShardSpec]:
+def shard_specs(folder: Path, seed: int, split: str, frames: int, device: str = "cpu") -> list[ShardSpec]:
     """The shards that hold so many frames of a split."""
     size = min(SHARD_FRAMES, frames)
-    return [ShardSpec(folder=folder, seed=seed, split=split, number=n, frames=size) for n in range(ceil(frames / size))]
+    return [ShardSpec(folder=folder, seed=seed, split=split, number=n, frames=size, device=device) for n in range(ceil(frames / size))]
 
 
 def simulate_split(folder: Path, seed: int, split: str, frames: int, processes: int) -> None:
@@ -170,10 +171,11 @@ def simulate_split(folder: Path, seed: int, split: str, frames: int, processes: 
 
 def _frames_are_there(data: DataSettings, *, simulates: bool, deadline: float | None) -> bool:
     """Makes the shards that the folder lacks, or waits for the process that does; false when the deadline comes first."""
+    device = device_of(data.device, "data.device")
     specs = [
         spec
         for split, frames in (("train", data.train_frames), ("validation", data.validation_frames))
-        for spec in shard_specs(data.folder, data.seed, split, frames)
+        for spec in shard_specs(data.folder, data.seed, split, frames, device)
     ]
     if simulates:
         return simulate_until(specs, data.processes, deadline)

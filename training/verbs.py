@@ -94,10 +94,12 @@ def simulate(argv: list[str]) -> int:
         return 0
     wanted = compose_settings("simulate", argv, SimulateSettings).simulate
     from training.simulate.experiment import plan, write_files  # torch takes seconds to import: not for --help, nor a wrong key
+    from training.simulate.render import device_of
 
+    device = device_of(wanted.device, "simulate.device")
     folder = Path(wanted.out).expanduser()
     detectors = tuple(wanted.detectors) if wanted.detectors is not None else None
-    files = plan(folder, n=wanted.n, seed=wanted.seed, frames_per_file=wanted.frames_per_file, detectors=detectors)
+    files = plan(folder, n=wanted.n, seed=wanted.seed, frames_per_file=wanted.frames_per_file, detectors=detectors, device=device)
     with _frames_bar(wanted.n) as done:
         made = write_files(files, wanted.processes or _cores(), done)
     kept = f" ({len(files) - made} were there already)" if made < len(files) else ""

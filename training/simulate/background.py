@@ -17,19 +17,23 @@ _STEP = 8  # the resolution map is computed on every eighth pixel and interpolat
 _BINS = 4096
 _S_TOP = 1.6  # 1/A
 _RIPPLE_NODES = 48  # across the detector
+Device = torch.device | str
+"""Where pixels are computed; what depends on chance follows its generator's."""
 
 
-def resolution_map(geometry: Geometry) -> torch.Tensor:
+def resolution_map(geometry: Geometry, device: Device = "cpu") -> torch.Tensor:
     """Inverse resolution s = 1/d at every pixel's centre, (slow, fast), in 1/A."""
-    return _on_every_pixel(geometry.inverse_d_per_A, geometry.shape_px)
+    return _on_every_pixel(geometry.inverse_d_per_A, geometry.shape_px, device)
 
 
-def _on_every_pixel(of: Callable[[np.ndarray], np.ndarray], shape_px: tuple[int, int]) -> torch.Tensor:
+def _on_every_pixel(of: Callable[[np.ndarray], np.ndarray], shape_px: tuple[int, int], device: Device) -> torch.Tensor:
     """A smooth function of positions (..., 2) at every pixel's centre, (slow, fast)."""
     slow = np.arange(0, shape_px[0] + _STEP, _STEP, dtype=float)
     fast = np.arange(0, shape_px[1] + _STEP, _STEP, dtype=float)
     coarse = of(np.stack(np.meshgrid(slow, fast, indexing="ij"), axis=-1) + 0.5)
-    fine = _interpolated(torch.as_tensor(coarse, dtype=torch.float32), ((len(slow) - 1) * _STEP + 1, (len(fast) - 1) * _STEP + 1))
+    fine = _interpolated(
+        torch.as_tensor(coarse, dtype=torch.float32, device=device), ((len(slow) - 1) * _STEP + 1, (len(fast) - 1) * _STEP + 1)
+    )
     return fine[: shape_px[0], : shape_px[1]].contiguous()
 
 
@@ -53,7 +57,7 @@ RING_CONTRAST = 0.12
 
 def rate(scene: Scene, s_map: torch.Tensor, shade: torch.Tensor, generator: torch.Generator, received: torch.Tensor) -> Smooth:
     """Expected background photons at every pixel. `shade` is what the shadows let through, 0 to 1; `received` as `received_of` gives it."""
-    s = torch.linspace(0.0, _S_TOP, _BINS)
+    s = torch.linspace(0.0, _S_TOP, _BINS, device=s_map.device)
     index = (s_map * (_BINS / _S_TOP)).to(torch.int64).clamp_(max=_BINS - 1)
     expected = _smooth(scene.background, s)[index] * received
     if scene.background.unevenness:
@@ -61,13 +65,13 @@ def rate(scene: Scene, s_map: torch.Tensor, shade: torch.Tensor, generator: torc
     if scene.background.ripple:
         expected *= torch.exp(scene.background.ripple * _texture(s_map.shape, _RIPPLE_NODES, generator))
     if scene.background.chip_borders:
-        slow, fast = (torch.from_numpy(line) for line in chip_borders(scene.detector))
+        slow, fast = (torch.as_tensor(line, device=s_map.device) for line in chip_borders(scene.detector))
         expected *= 1.0 + scene.background.chip_borders * torch.maximum(slow[:, None], fast[None, :])
     if scene.artefacts.jet_streak:
         expected += scene.artefacts.jet_streak * scene.background.level * _streak(scene, generator)
     expected *= shade
     if scene.background.flat_field:
-        expected *= 1.0 + scene.background.flat_field * _flat_field(scene.detector)
+        expected *= 1.0 + scene.background.flat_field * _flat_field(scene.detector, s_map.device)
     closed = 1e-4 if scene.artefacts.shutter_closed else 1.0
     seen = []
     for powder in (scene.ice, scene.powder):
@@ -87,10 +91,10 @@ def _stands_out(rings: torch.Tensor, beneath: torch.Tensor, where: torch.Tensor)
 
 
 @lru_cache(maxsize=32)
-def _flat_field(detector: str) -> torch.Tensor:
-    """Each pixel's response, mean zero and unit variance: a property of the detector, the same in every frame."""
-    generator = torch.Generator().manual_seed(sum(detector.encode()))
-    return torch.randn(DETECTORS[detector][0].shape_px, generator=generator)
+def _flat_field(detector: str, device: torch.device) -> torch.Tensor:
+    """Each pixel's response, mean zero and unit variance: a property of the detector, the same in every frame and on every device."""
+    generator = torch.Generator("cpu").manual_seed(sum(detector.encode()))
+    return torch.randn(DETECTORS[detector][0].shape_px, generator=generator, device="cpu").to(device)
 
 
 def _smooth(background: Background, s: torch.Tensor) -> torch.Tensor:
@@ -103,7 +107,7 @@ def _smooth(background: Background, s: torch.Tensor) -> torch.Tensor:
     return background.level * profile / profile[s > 0.05].max()
 
 
-def received_of(geometry: Geometry, polarisation: float) -> torch.Tensor:
+def received_of(geometry: Geometry, polarisation: float, device: Device = "cpu") -> torch.Tensor:
     """What a pixel receives of isotropic scattering, over what one in the middle does (slow, fast): its solid angle, (D / r)^3 for a flat
     detector at distance D, and the polarisation factor (Kahn et al., J. Appl. Cryst. 15 (1982) 330).
     """
@@ -115,7 +119,7 @@ def received_of(geometry: Geometry, polarisation: float) -> torch.Tensor:
         polarised = polarisation * (1.0 - x**2) + (1.0 - polarisation) * (1.0 - y**2)
         return np.asarray((geometry.distance_mm / r) ** 3 * polarised)
 
-    return _on_every_pixel(of, geometry.shape_px)
+    return _on_every_pixel(of, geometry.shape_px, device)
 
 
 def _rings(powder: Powder, level: float, s: torch.Tensor) -> torch.Tensor:
@@ -135,30 +139,34 @@ def _broken(powder: Powder, shape: torch.Size, generator: torch.Generator) -> to
 
 def _texture(shape: torch.Size, nodes: int, generator: torch.Generator) -> torch.Tensor:
     """Smooth Gaussian noise of unit variance at the nodes."""
-    return _interpolated(torch.randn(nodes, nodes, generator=generator), (shape[0], shape[1]))
+    return _interpolated(torch.randn(nodes, nodes, generator=generator, device=generator.device), (shape[0], shape[1]))
 
 
 def _streak(scene: Scene, generator: torch.Generator) -> torch.Tensor:
     """A liquid jet's streak through the beam centre, peak one."""
-    slow, fast = _offsets(scene)
-    angle = float(torch.rand(1, generator=generator)) * 0.3 + (np.pi / 2 if torch.rand(1, generator=generator) < 0.5 else 0.0)
+    slow, fast = _offsets(scene, generator.device)
+
+    def uniform() -> float:
+        return float(torch.rand(1, generator=generator, device=generator.device))
+
+    angle = uniform() * 0.3 + (np.pi / 2 if uniform() < 0.5 else 0.0)
     across = slow * np.cos(angle) - fast * np.sin(angle)
     along = slow * np.sin(angle) + fast * np.cos(angle)
     short = min(s_max for s_max in (slow.shape[0], fast.shape[1]))
-    width = short * (0.003 + 0.01 * float(torch.rand(1, generator=generator)))
+    width = short * (0.003 + 0.01 * uniform())
     return torch.exp(-0.5 * (across / width) ** 2 - along.abs() / (0.25 * short))
 
 
-def _offsets(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
+def _offsets(scene: Scene, device: Device) -> tuple[torch.Tensor, torch.Tensor]:
     shape = scene.detector_model().shape_px
-    slow = torch.arange(shape[0], dtype=torch.float32)[:, None] + 0.5 - scene.beam_px[0]
-    fast = torch.arange(shape[1], dtype=torch.float32)[None, :] + 0.5 - scene.beam_px[1]
+    slow = torch.arange(shape[0], dtype=torch.float32, device=device)[:, None] + 0.5 - scene.beam_px[0]
+    fast = torch.arange(shape[1], dtype=torch.float32, device=device)[None, :] + 0.5 - scene.beam_px[1]
     return slow, fast
 
 
-def transmission(scene: Scene) -> torch.Tensor:
+def transmission(scene: Scene, device: Device = "cpu") -> torch.Tensor:
     """What the shadows leave, 0 to 1, (slow, fast): beam stop, its arm, the collimator."""
-    slow, fast = _offsets(scene)
+    slow, fast = _offsets(scene, device)
     radius2 = slow**2 + fast**2
     shadows = scene.shadows
     # The stop's edge is soft over a few pixels (penumbra).

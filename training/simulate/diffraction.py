@@ -7,6 +7,7 @@ the sphere is the excitation error; mosaic spread, domain size, bandwidth and di
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,20 @@ class Reflections:
     """(n, 2) unit vector away from the beam centre on the detector (slow, fast)."""
     blocks: tuple[tuple[float, float, float], ...] = ()
     """As in Lattice."""
+
+    def to(self, device: torch.device) -> Reflections:
+        """With its tensors on a device; itself where they are there."""
+        if self.positions_px.device == device:
+            return self
+        return dataclasses.replace(
+            self,
+            positions_px=self.positions_px.to(device),
+            photons=self.photons.to(device),
+            s_per_A=self.s_per_A.to(device),
+            radial_px=self.radial_px.to(device),
+            tangential_px=self.tangential_px.to(device),
+            direction=self.direction.to(device),
+        )
 
 
 def reflections(lattice: Lattice, beam: Beam, geometry: Geometry, d_min_A: float, spread_px: float) -> Reflections:

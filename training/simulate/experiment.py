@@ -54,6 +54,7 @@ class FilePlan:
     number: int
     frames: int
     detectors: tuple[str, ...] | None = None
+    device: str = "cpu"
 
     @property
     def path(self) -> Path:
@@ -69,6 +70,7 @@ class FilePlan:
             "frames": self.frames,
             "detectors": self.detectors,
             "version": triage.__version__,
+            **({} if self.device == "cpu" else {"device": self.device}),
         }
         return json.dumps(values, sort_keys=True)
 
@@ -85,20 +87,24 @@ class FilePlan:
         theirs, ours = json.loads(found), json.loads(self.recipe)
         if {**theirs, "frames": None} == {**ours, "frames": None}:
             return False  # the same experiment with another number of frames: made again
-        different = ", ".join(key for key in ours if theirs.get(key) != ours[key])
+        different = ", ".join(key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key))
         raise SimulationError(f"{self.path}: made with other {different}; set simulate.out to another folder, or remove the file")
 
 
-def plan(folder: Path, *, n: int, seed: int, frames_per_file: int, detectors: tuple[str, ...] | None = None) -> tuple[FilePlan, ...]:
+def plan(
+    folder: Path, *, n: int, seed: int, frames_per_file: int, detectors: tuple[str, ...] | None = None, device: str = "cpu"
+) -> tuple[FilePlan, ...]:
     """The files of `n` frames; the last one takes what is left."""
     sizes = [min(frames_per_file, n - start) for start in range(0, n, frames_per_file)]
-    return tuple(FilePlan(folder=folder, seed=seed, number=k, frames=size, detectors=detectors) for k, size in enumerate(sizes))
+    return tuple(
+        FilePlan(folder=folder, seed=seed, number=k, frames=size, detectors=detectors, device=device) for k, size in enumerate(sizes)
+    )
 
 
 def write_file(file: FilePlan, on_frame: Callable[[], None] = lambda: None) -> int:
     """Simulates one file; returns its number of frames."""
     torch.set_num_threads(1)  # files are simulated side by side; more threads a file wait for each other
-    write_nxmx(file.path, file.scenes(), recipe=file.recipe, on_frame=on_frame)
+    write_nxmx(file.path, file.scenes(), recipe=file.recipe, on_frame=on_frame, device=file.device)
     return file.frames
 
 

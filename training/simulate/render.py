@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from training.simulate.background import rate, received_of, resolution_map, transmission
+from training.simulate.background import Device, rate, received_of, resolution_map, transmission
 from training.simulate.detectors import gap_mask
 from training.simulate.diffraction import Lattice, Reflections, reflections
 from training.simulate.scene import Powder, Scene
 from triage.core import Run, RunHeader, RunKind
 from triage.geometry import Geometry, StatedGeometry
+from triage.refusal import ConfigError
 
 VISIBLE_I_OVER_SIGMA = 5.0
 MIN_SPOTS = 8
@@ -72,14 +74,31 @@ class Rendered:
     """(slow, fast), in the detector's type."""
     labels: Labels
     run: Run
+    reflections: tuple[Reflections, ...]
+    """Of every sample lattice, in photons, strongest lattice first."""
+    visible: tuple[torch.Tensor, ...]
+    """(n,) bools beside each: which reflections have I/sigma >= 5."""
 
 
-def render(scene: Scene, *, index_in_run: int = 0) -> Rendered:
-    """The frame of a scene. The same scene gives the same frame on the same device."""
-    generator = torch.Generator().manual_seed(scene.seed + 7_919 * index_in_run)
+def device_of(wanted: str, key: str) -> str:
+    """`cpu` or `cuda`, for `auto` what there is. Raises ConfigError, naming the key, where `cuda` is wanted and torch sees no GPU."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"{key}: cuda is asked for and torch sees no GPU; set {key}=cpu, or install torch with CUDA")
+    return wanted
+
+
+def render(scene: Scene, *, index_in_run: int = 0, device: Device = "cpu") -> Rendered:
+    """The frame of a scene: pixels on `device`, the few thousand reflections on the CPU.
+
+    The same scene gives the same frame on the same device, and the same but for the noise on another.
+    """
+    generator = torch.Generator(device).manual_seed(scene.seed + 7_919 * index_in_run)
     detector, geometry = scene.detector_model(), scene.geometry()
-    shade = transmission(scene) * ~torch.from_numpy(gap_mask(scene.detector))
-    smooth = rate(scene, resolution_map(geometry), shade, generator, received_of(geometry, scene.beam.polarisation))
+    shade = transmission(scene, device) * ~torch.as_tensor(gap_mask(scene.detector), device=device)
+    received = received_of(geometry, scene.beam.polarisation, device)
+    smooth = rate(scene, resolution_map(geometry, device), shade, generator, received)
     expected = smooth.expected
     background = float(expected[::4, ::4][shade[::4, ::4] > 0].median())
     noise2 = expected + detector.read_noise**2  # of one pixel without spots
@@ -97,7 +116,8 @@ def render(scene: Scene, *, index_in_run: int = 0) -> Rendered:
     labels = _labels(scene, groups, truths, seen, background=background, photons=photons)
     counts = torch.poisson(expected, generator=generator)
     counts = _spoil(counts, scene, generator)
-    return Rendered(counts=_as_written(counts, scene, generator), labels=labels, run=run_of(scene))
+    written = _as_written(counts, scene, generator)
+    return Rendered(counts=written, labels=labels, run=run_of(scene), reflections=tuple(groups), visible=tuple(truths))
 
 
 def run_of(scene: Scene, run_id: str = "simulated") -> Run:
@@ -181,9 +201,9 @@ def _scaled(group: Reflections, factor: torch.Tensor | float) -> Reflections:
 
 
 def _at(image: torch.Tensor, positions_px: torch.Tensor) -> torch.Tensor:
-    """Values (n,) of an image at positions (n, 2)."""
-    index = positions_px.to(torch.int64)
-    return image[index[:, 0].clamp(0, image.shape[0] - 1), index[:, 1].clamp(0, image.shape[1] - 1)]
+    """Values (n,) of an image at positions (n, 2), where the positions are: on the CPU."""
+    index = positions_px.to(image.device).to(torch.int64)
+    return image[index[:, 0].clamp(0, image.shape[0] - 1), index[:, 1].clamp(0, image.shape[1] - 1)].to(positions_px.device)
 
 
 def _area_px(group: Reflections) -> torch.Tensor:
@@ -209,16 +229,22 @@ def _photon_scale(group: Reflections, noise2: torch.Tensor, shade: torch.Tensor,
 
 def _powder_spots(powder: Powder, geometry: Geometry, shade: torch.Tensor, generator: torch.Generator) -> Reflections:
     """Crystallites on the rings, sharper than the rings themselves."""
-    n = powder.n_spots
-    weights = torch.tensor(powder.strengths).clamp_min(1e-6)
-    ring = torch.multinomial(weights, n, replacement=True, generator=generator)
-    s = torch.tensor(powder.rings_per_A)[ring] * (1.0 + powder.width * torch.randn(n, generator=generator))
+    n, device = powder.n_spots, generator.device
+
+    def uniform() -> torch.Tensor:
+        return torch.rand(n, generator=generator, device=device).cpu()
+
+    weights = torch.tensor(powder.strengths, device=device).clamp_min(1e-6)
+    ring = torch.multinomial(weights, n, replacement=True, generator=generator).cpu()
+    s = torch.tensor(powder.rings_per_A, device="cpu")[ring] * (
+        1.0 + powder.width * torch.randn(n, generator=generator, device=device).cpu()
+    )
     two_theta = 2.0 * torch.arcsin((s * geometry.wavelength_A / 2.0).clamp(max=0.9))
-    azimuth = 2.0 * np.pi * torch.rand(n, generator=generator)
+    azimuth = 2.0 * np.pi * uniform()
     rays = torch.stack([torch.sin(two_theta) * torch.cos(azimuth), torch.sin(two_theta) * torch.sin(azimuth), torch.cos(two_theta)], dim=1)
     positions = torch.as_tensor(geometry.positions_px(rays.numpy()), dtype=torch.float32)
-    photons = -torch.log(torch.rand(n, generator=generator).clamp_min(1e-6)) * powder.spot_photons
-    wide = 0.6 + 1.2 * torch.rand(n, generator=generator)
+    photons = -torch.log(uniform().clamp_min(1e-6)) * powder.spot_photons
+    wide = 0.6 + 1.2 * uniform()
     offset = positions - torch.tensor(geometry.beam_px, dtype=torch.float32)
     direction = offset / torch.linalg.norm(offset, dim=1, keepdim=True).clamp_min(1e-3)
     inside = ((positions > 0) & (positions < torch.tensor(geometry.shape_px))).all(dim=1)
@@ -227,7 +253,7 @@ def _powder_spots(powder: Powder, geometry: Geometry, shade: torch.Tensor, gener
         photons=photons[inside],
         s_per_A=s[inside],
         radial_px=wide[inside],
-        tangential_px=(wide * (1.0 + 3.0 * torch.rand(n, generator=generator)))[inside],
+        tangential_px=(wide * (1.0 + 3.0 * uniform()))[inside],
         direction=direction[inside],
     )
     return _scaled(group, _at(shade, group.positions_px))
@@ -235,6 +261,7 @@ def _powder_spots(powder: Powder, geometry: Geometry, shade: torch.Tensor, gener
 
 def _paint(image: torch.Tensor, group: Reflections) -> None:
     """Adds each spot as a Gaussian, sub-pixel true, in a window of at least 3.1 standard deviations."""
+    group = group.to(image.device)
     if group.blocks:
         for part in _parts(group):
             _paint(image, part)
@@ -268,20 +295,24 @@ def _parts(group: Reflections) -> list[Reflections]:
 
 def _paint_window(image: torch.Tensor, group: Reflections, chosen: torch.Tensor, half: int) -> None:
     positions, direction = group.positions_px[chosen], group.direction[chosen]
-    step = torch.arange(-half, half + 1)
+    step = torch.arange(-half, half + 1, device=image.device)
     corner = positions.to(torch.int64)
     slow = corner[:, 0, None] + step  # (n, w)
     fast = corner[:, 1, None] + step
     d_slow = slow + 0.5 - positions[:, 0, None]
     d_fast = fast + 0.5 - positions[:, 1, None]
-    u = d_slow[:, :, None] * direction[:, 0, None, None] + d_fast[:, None, :] * direction[:, 1, None, None]  # (n, w, w)
-    v = d_fast[:, None, :] * direction[:, 0, None, None] - d_slow[:, :, None] * direction[:, 1, None, None]
-    radial, tangential = group.radial_px[chosen, None, None], group.tangential_px[chosen, None, None]
-    value = torch.exp(-0.5 * ((u / radial) ** 2 + (v / tangential) ** 2))
+    # (u / radial)^2 + (v / tangential)^2 of axes turned into `direction`, as a quadratic form of slow and fast: a quarter of the passes.
+    radial, tangential = group.radial_px[chosen] ** -2, group.tangential_px[chosen] ** -2
+    along, across = direction[:, 0], direction[:, 1]
+    of_slow = (-0.5 * (radial * along**2 + tangential * across**2))[:, None] * d_slow**2
+    of_fast = (-0.5 * (radial * across**2 + tangential * along**2))[:, None] * d_fast**2
+    of_both = ((tangential - radial) * along * across)[:, None] * d_slow
+    value = torch.baddbmm(of_slow[:, :, None] + of_fast[:, None, :], of_both[:, :, None], d_fast[:, None, :]).exp_()  # (n, w, w)
     value *= (group.photons[chosen] / value.sum(dim=(1, 2)).clamp_min(1e-6))[:, None, None]
-    inside = ((slow >= 0) & (slow < image.shape[0]))[:, :, None] & ((fast >= 0) & (fast < image.shape[1]))[:, None, :]
-    index = (slow[:, :, None] * image.shape[1] + fast[:, None, :])[inside]
-    image.view(-1).index_add_(0, index, value[inside])
+    value *= ((slow >= 0) & (slow < image.shape[0]))[:, :, None]
+    value *= ((fast >= 0) & (fast < image.shape[1]))[:, None, :]
+    index = (slow.clamp(0, image.shape[0] - 1) * image.shape[1])[:, :, None] + fast.clamp(0, image.shape[1] - 1)[:, None, :]
+    image.view(-1).index_add_(0, index.view(-1), value.view(-1))
 
 
 def _visible(group: Reflections, under: torch.Tensor, shade: torch.Tensor) -> torch.Tensor:
@@ -354,19 +385,27 @@ def _spoil(counts: torch.Tensor, scene: Scene, generator: torch.Generator) -> to
     artefacts, (n_slow, n_fast) = scene.artefacts, counts.shape
 
     def integer(limit: int) -> int:
-        return int(torch.randint(limit, (1,), generator=generator))
+        return int(torch.randint(limit, (1,), generator=generator, device=generator.device))
+
+    def uniform() -> float:
+        return float(torch.rand(1, generator=generator, device=generator.device))
+
+    def normal() -> float:
+        return float(torch.randn(1, generator=generator, device=generator.device))
 
     for _ in range(artefacts.zingers):  # a cosmic ray: a short track of one to eight pixels
         slow, fast = integer(n_slow - 10), integer(n_fast - 10)
-        angle, length = float(torch.rand(1, generator=generator)) * 2 * np.pi, 1 + integer(8)
-        charge = 20.0 * float(torch.exp(1.5 * torch.randn(1, generator=generator)))
+        angle, length = uniform() * 2 * np.pi, 1 + integer(8)
+        charge = 20.0 * math.exp(1.5 * normal())
         for step in range(length):
             at = (int(slow + abs(step * np.sin(angle))), int(fast + abs(step * np.cos(angle))))
-            counts[at] += charge * (0.5 + float(torch.rand(1, generator=generator)))
+            counts[at] += charge * (0.5 + uniform())
     for _ in range(artefacts.hot_pixels):
-        counts[integer(n_slow), integer(n_fast)] += float(torch.exp(4.0 + 2.0 * torch.randn(1, generator=generator)))
+        counts[integer(n_slow), integer(n_fast)] += math.exp(4.0 + 2.0 * normal())
     for _ in range(artefacts.hot_lines):
-        extra = torch.poisson(torch.full((max(counts.shape),), 3.0 * scene.background.level + 2.0), generator=generator)
+        extra = torch.poisson(
+            torch.full((max(counts.shape),), 3.0 * scene.background.level + 2.0, device=counts.device), generator=generator
+        )
         if integer(2):
             counts[integer(n_slow), :] += extra[:n_fast]
         else:
@@ -383,8 +422,8 @@ def _as_written(counts: torch.Tensor, scene: Scene, generator: torch.Generator) 
     """Counts in the detector's type with its no-data values in the gaps."""
     detector, gaps = scene.detector_model(), gap_mask(scene.detector)
     if detector.read_noise:
-        counts = counts + detector.offset + detector.read_noise * torch.randn(counts.shape, generator=generator)
-    values = counts.numpy()
+        counts = counts + detector.offset + detector.read_noise * torch.randn(counts.shape, generator=generator, device=counts.device)
+    values = counts.cpu().numpy()
     match detector.dtype:
         case "float32":
             values = values.astype(np.float32)

@@ -67,6 +67,7 @@ def write_nxmx(
     recipe: str = "",
     compressor: Compressor = "lz4",
     on_frame: Callable[[], None] = lambda: None,
+    device: str = "cpu",
 ) -> None:
     """Renders the scenes into one NXmx file, and CrystFEL's description of its geometry beside it (`.geom`).
 
@@ -79,7 +80,7 @@ def write_nxmx(
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(part, "w") as file:
             _write_header(file, scenes[0], len(scenes), scan or Scan())
-            labels = _write_frames(file["entry/data"], scenes, compressor, on_frame)
+            labels = _write_frames(file["entry/data"], scenes, compressor, on_frame, device)
             _write_labels(file["entry"], columns(scenes, labels), recipe)
         path.with_suffix(".geom").write_text(geometry_file(scenes[0]))
         part.replace(path)
@@ -109,7 +110,9 @@ def _check_shared(scenes: Sequence[Scene]) -> None:
             raise ValueError(f"the frames of one file must share {', '.join(different)}")
 
 
-def _write_frames(data: h5py.Group, scenes: Sequence[Scene], compressor: Compressor, on_frame: Callable[[], None]) -> list[Labels]:
+def _write_frames(
+    data: h5py.Group, scenes: Sequence[Scene], compressor: Compressor, on_frame: Callable[[], None], device: str
+) -> list[Labels]:
     """One bitshuffled chunk a frame, compressed by `lz4` or (half the size, slower) `zstd`; frames are rendered one at a time."""
     shape_px, dtype = scenes[0].detector_model().shape_px, scenes[0].detector_model().dtype
     packing = hdf5plugin.Bitshuffle(cname=compressor, clevel=19 if compressor == "zstd" else 3)
@@ -117,7 +120,7 @@ def _write_frames(data: h5py.Group, scenes: Sequence[Scene], compressor: Compres
     frames.attrs["interpretation"] = "image"
     labels = []
     for k, scene in enumerate(scenes):
-        rendered = render(scene)
+        rendered = render(scene, device=device)
         frames[k] = rendered.counts
         labels.append(rendered.labels)
         on_frame()
