@@ -23,7 +23,7 @@ import torch
 
 from training.simulate.crystal import Crystal, draw_crystal
 from training.simulate.detectors import DETECTORS
-from training.simulate.draw import SMALL_MOLECULE_A, draw_header_error, draw_scene
+from training.simulate.draw import SMALL_MOLECULE_A, draw_distortion, draw_header_error, draw_scene
 from training.simulate.render import Labels, Rendered, render, run_of
 from training.simulate.scene import Scene
 from triage.core import NON_DIFFRACTION_KINDS, FloatArray, Run, Spots
@@ -100,7 +100,8 @@ def scene_of(seed: int, split: str, index: int, crystals: tuple[Crystal, ...]) -
     rng = np.random.default_rng([seed, SPLITS[split][0], 1, index])
     seen = tuple(name for name in DETECTORS if name not in HELD_OUT_DETECTORS)
     detectors = HELD_OUT_DETECTORS if split == "test" and index % 2 else seen
-    return replace(draw_scene(rng, crystals=crystals, detectors=detectors), header_error=draw_header_error(rng))
+    drawn = draw_scene(rng, crystals=crystals, detectors=detectors)
+    return replace(drawn, header_error=draw_header_error(rng), distortion=draw_distortion(rng))
 
 
 def inputs_of(rendered: Rendered, preprocess: Preprocess) -> tuple[Spots, Inputs]:

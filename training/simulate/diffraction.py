@@ -8,6 +8,7 @@ the sphere is the excitation error; mosaic spread, domain size, bandwidth and di
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,16 +75,21 @@ class Reflections:
 
     def to(self, device: torch.device) -> Reflections:
         """With its tensors on a device; itself where they are there."""
-        if self.positions_px.device == device:
-            return self
+        return self if self.positions_px.device == device else self._each(lambda tensor: tensor.to(device))
+
+    def chosen(self, which: torch.Tensor) -> Reflections:
+        """Those of a mask (n,)."""
+        return self._each(lambda tensor: tensor[which])
+
+    def _each(self, of: Callable[[torch.Tensor], torch.Tensor]) -> Reflections:
         return dataclasses.replace(
             self,
-            positions_px=self.positions_px.to(device),
-            photons=self.photons.to(device),
-            s_per_A=self.s_per_A.to(device),
-            radial_px=self.radial_px.to(device),
-            tangential_px=self.tangential_px.to(device),
-            direction=self.direction.to(device),
+            positions_px=of(self.positions_px),
+            photons=of(self.photons),
+            s_per_A=of(self.s_per_A),
+            radial_px=of(self.radial_px),
+            tangential_px=of(self.tangential_px),
+            direction=of(self.direction),
         )
 
 

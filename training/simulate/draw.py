@@ -13,7 +13,7 @@ import numpy as np
 from training.simulate.crystal import Crystal, draw_crystal, draw_salt
 from training.simulate.detectors import DETECTORS
 from training.simulate.diffraction import Beam, Lattice
-from training.simulate.scene import Artefacts, Background, HeaderError, Powder, Scene, Shadows
+from training.simulate.scene import Artefacts, Background, Distortion, HeaderError, Powder, Scene, Shadows
 from triage.geometry import FAST_AXIS, SLOW_AXIS, Vector
 from triage.spots import ICE_RINGS_A
 
@@ -237,6 +237,12 @@ def draw_header_error(rng: np.random.Generator) -> HeaderError:
         slow, fast = away * np.sin(angle), away * np.cos(angle)
     distance = float(rng.normal(0.0, 0.001 if rng.random() < 0.8 else 0.006))
     return HeaderError(beam_px=(float(slow), float(fast)), distance=distance, wavelength=float(rng.normal(0.0, 3e-4)))
+
+
+def draw_distortion(rng: np.random.Generator) -> Distortion:
+    """Modules out of place by 0.03 to 0.5 px, panels tilted and bent by as much as 1 px at their edges."""
+    modules, smooth = _log_uniform(rng, 0.03, 0.5), _log_uniform(rng, 0.03, 1.0)
+    return Distortion(modules_px=modules, smooth_px=smooth, seed=int(rng.integers(2**31)))
 
 
 def draw_ice(rng: np.random.Generator, level: float) -> Powder:

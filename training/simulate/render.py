@@ -13,7 +13,7 @@ import torch
 from training.simulate.background import Device, rate, received_of, resolution_map, transmission
 from training.simulate.detectors import gap_mask
 from training.simulate.diffraction import Lattice, Reflections, reflections
-from training.simulate.scene import Powder, Scene
+from training.simulate.scene import Distortion, Powder, Scene
 from triage.core import Run, RunHeader, RunKind
 from triage.geometry import Geometry, StatedGeometry
 from triage.refusal import ConfigError
@@ -148,7 +148,7 @@ def run_of(scene: Scene, run_id: str = "simulated") -> Run:
 def _sample_spots(scene: Scene, geometry: Geometry, noise2: torch.Tensor, shade: torch.Tensor) -> tuple[list[Reflections], float]:
     """Spots of every sample lattice in photons, and the photons per unit of relative intensity."""
     spread = scene.detector_model().spread_px
-    found = [reflections(lattice, scene.beam, geometry, scene.d_min_A, spread) for lattice in scene.lattices]
+    found = [_distorted(reflections(lattice, scene.beam, geometry, scene.d_min_A, spread), scene) for lattice in scene.lattices]
     if not found:
         return [], 0.0
     photons = scene.photons
@@ -172,10 +172,10 @@ def _other_spots(
             fast_axis=geometry.fast_axis,
             slow_axis=geometry.slow_axis,
         )
-        group = reflections(scene.lattices[0], scene.beam, half, scene.d_min_A, spread)
+        group = _distorted(reflections(scene.lattices[0], scene.beam, half, scene.d_min_A, spread), scene)
         groups["harmonic"] = _scaled(group, photons * scene.harmonic * _at(shade, group.positions_px))
     if scene.salt is not None:
-        group = reflections(scene.salt, scene.beam, geometry, 0.7, spread)
+        group = _distorted(reflections(scene.salt, scene.beam, geometry, 0.7, spread), scene)
         scale = _photon_scale(group, noise2, shade, scene.salt_spots)
         groups["salt"] = _scaled(group, scale * _at(shade, group.positions_px))
     for name, powder in (("ice", scene.ice), ("salt_powder", scene.powder)):
@@ -184,20 +184,22 @@ def _other_spots(
     return groups
 
 
+def _distorted(group: Reflections, scene: Scene) -> Reflections:
+    """With spots where the real detector has them; those that leave it are dropped."""
+    if scene.distortion == Distortion():
+        return group
+    positions = scene.distortion.moved(group.positions_px.double().numpy(), scene.detector_model())
+    inside = ((positions > 0) & (positions < np.asarray(scene.detector_model().shape_px))).all(axis=1)
+    moved = dataclasses.replace(group, positions_px=torch.as_tensor(positions, dtype=torch.float32))
+    return moved.chosen(torch.from_numpy(inside))
+
+
 def _scaled(group: Reflections, factor: torch.Tensor | float) -> Reflections:
     photons = group.photons * factor
     keep = photons > _LEAST_PHOTONS
     if int(keep.sum()) > _MOST_SPOTS:
         keep = photons >= photons.topk(_MOST_SPOTS).values[-1]
-    return dataclasses.replace(
-        group,
-        positions_px=group.positions_px[keep],
-        photons=photons[keep],
-        s_per_A=group.s_per_A[keep],
-        radial_px=group.radial_px[keep],
-        tangential_px=group.tangential_px[keep],
-        direction=group.direction[keep],
-    )
+    return dataclasses.replace(group, photons=photons).chosen(keep)
 
 
 def _at(image: torch.Tensor, positions_px: torch.Tensor) -> torch.Tensor:

@@ -7,9 +7,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from training.simulate.crystal import Crystal
 from training.simulate.detectors import DETECTORS, Detector
 from training.simulate.diffraction import Beam, Lattice
+from triage.core import FloatArray
 from triage.geometry import FAST_AXIS, SLOW_AXIS, Geometry, Vector
 
 
@@ -93,6 +96,28 @@ class HeaderError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Distortion:
+    """By how much spots lie elsewhere than on a flat, untilted detector whose modules are all in place, as headers describe it."""
+
+    modules_px: float = 0.0
+    """Standard deviation of each module's shift, in slow and in fast."""
+    smooth_px: float = 0.0
+    """Standard deviation of the shifts at the edges that go with the square of the distance from the middle: tilts, tapers, bent panels."""
+    seed: int = 0
+
+    def moved(self, positions_px: FloatArray, detector: Detector) -> FloatArray:
+        """Positions (n, 2; slow, fast) where they are found, for those where they should be."""
+        rng, shape = np.random.default_rng(self.seed), np.asarray(detector.shape_px)
+        pitch = np.asarray(detector.module_px) + np.asarray(detector.gap_px)
+        modules = -(-shape // pitch)
+        shifts = rng.normal(0.0, 1.0, (*modules, 2)) * self.modules_px
+        curved = rng.normal(0.0, 1.0, (3, 2)) * self.smooth_px
+        module = (positions_px // pitch).astype(int).clip(0, modules - 1)
+        slow, fast = (2.0 * positions_px / shape - 1.0).T
+        return positions_px + shifts[module[:, 0], module[:, 1]] + np.stack([slow**2, slow * fast, fast**2], axis=1) @ curved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """One frame's parameters."""
 
@@ -126,6 +151,7 @@ class Scene:
     gaps_masked: bool = True
     """Whether the frame comes with a pixel mask, or with no-data values alone."""
     header_error: HeaderError = HeaderError()
+    distortion: Distortion = Distortion()
     kind: str = ""
     """What was meant when it was drawn: a stratum for reports, never a label."""
 
@@ -173,6 +199,7 @@ class Scene:
         value["shadows"] = Shadows(**value["shadows"])
         value["artefacts"] = Artefacts(**value["artefacts"])
         value["header_error"] = HeaderError(**_tuples(value.get("header_error", {})))
+        value["distortion"] = Distortion(**value.get("distortion", {}))
         return cls(**_tuples(value))
 
 
