@@ -47,6 +47,8 @@ _LOG10_UNKNOWN = 15.0
 """Lattices of an unknown cell that a search tells apart: three vectors, each of the 10^5 or so that the grid holds."""
 _LOG10_STRAINS = 2.0
 """Cells a little larger or smaller than a known one that can be told apart, roughly."""
+_NEARLY_ALL = 0.9
+"""Of the spots, that a lattice must explain for its symmetry to speak for the stated beam centre."""
 _ENOUGH = 0.6
 """Of the spots, that a lattice must explain for no other scope to be tried."""
 _ENOUGH_KNOWN = 0.3
@@ -95,6 +97,8 @@ class EmbeddedIndexer:
         if other is None:
             return view, first
         other = replace(other, log10_trials=other.log10_trials + LOG10_CENTRES)
+        if first is not None and _keeps_symmetry(observed, first, other):
+            return view, first
         needed = 0.0 if first is None else _worth(first)
         if not self._is_there(other.trial, other.log10_trials) or _worth(other) > needed + self.log10_significance:
             return view, first
@@ -176,6 +180,11 @@ class EmbeddedIndexer:
 def _worth(lattice: Lattice) -> float:
     """log10 of its chance, all trials counted."""
     return lattice.trial.log10_chance + lattice.log10_trials
+
+
+def _keeps_symmetry(observed: Observed, first: Lattice, other: Lattice) -> bool:
+    """Whether a lattice that explains nearly all spots has a symmetry that another one lacks: a wrong centre strains, and makes none."""
+    return first.trial.n >= _NEARLY_ALL * observed.usable.sum() and len(first.setting.strains()) < len(other.setting.strains())
 
 
 def _oriented(
