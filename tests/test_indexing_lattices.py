@@ -161,7 +161,10 @@ def test_a_thick_exposure_is_turned_about_the_header_s_axis() -> None:
     parts = [lattice(cell, about(AXIS, angle) @ start, run, rng, n=40) for angle in np.linspace(-0.5, 0.5, 5)]
     spots = spots_at(np.vstack(parts), run, rng)
     assert run.geometry is not None
-    trial = EmbeddedIndexer().lattices(observe(spots, run, run.geometry))[0].trial
+    observed = observe(spots, run, run.geometry)
+    found = EmbeddedIndexer()._first(observed, observed.usable, ())
+    assert found is not None
+    trial = found.trial
     np.testing.assert_allclose(trial.spin, np.deg2rad(0.5) * np.asarray(AXIS))
     assert has(EmbeddedIndexer().index(spots, run), cell, start)
 
@@ -243,6 +246,24 @@ def test_beam_centre_three_pixels_off(known: bool) -> None:
     indexed = EmbeddedIndexer().index(spots, stated, cells=(CELLS["oP"],) if known else ())
     assert has(indexed, CELLS["oP"], orientation)
     assert indexed.solutions[0].n_indexed > 120
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("off_px", [(0.0, 0.0), (-24.0, 31.0), (55.0, 20.0)])
+def test_a_header_with_the_beam_elsewhere(off_px: tuple[float, float], known: bool) -> None:
+    """Points tens of pixels off make another lattice of the same spots, strained and blunt; where the header is right, nothing moves."""
+    rng, run, cell = np.random.default_rng(31), run_of(), CELLS["oP"]
+    first, second = turn(rng), turn(rng)
+    spots = spots_at(np.vstack([lattice(cell, first, run, rng, n=160), lattice(cell, second, run, rng, n=60)]), run, rng)
+    assert run.geometry is not None
+    slow, fast = run.geometry.beam_px
+    stated = dataclasses.replace(run, geometry=dataclasses.replace(run.geometry, beam_px=(slow + off_px[0], fast + off_px[1])))
+    indexed = EmbeddedIndexer().index(spots, stated, cells=(cell,) if known else ())
+    assert has(indexed, cell, first)
+    assert has(indexed, cell, second)
+    assert len(indexed.solutions) == 2
+    assert indexed.beam_shift_px is not None
+    np.testing.assert_allclose(indexed.beam_shift_px, -np.asarray(off_px), atol=0.7)
 
 
 def test_ice_spots_are_no_lattice() -> None:

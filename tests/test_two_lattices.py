@@ -128,6 +128,7 @@ def test_hdf5_holds_what_the_json_lines_hold_of_both_witnesses(results: Results)
         assert stored["indexing_n_solutions"][row] == len(indexing["solutions"]) == number_of_lattices(row)
         assert stored["indexing_cell"][row].tolist() == first["cell"]
         assert stored["indexing_orientation"][row].tolist() == first["orientation"]
+        assert stored["indexing_beam_shift_px"][row].tolist() == indexing["beam_shift_px"]
         for name in ("fraction_unexplained", "multi_lattice", "n_unindexed", "latency_ms"):
             assert stored[f"indexing_{name}"][row] == indexing[name], name
         assert [stored[f"indexing_{name}"][row].decode() for name in ("status", "agreement", "bravais")] == ["indexed", "agrees", "tP"]

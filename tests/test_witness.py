@@ -159,7 +159,7 @@ def test_a_frame_that_was_skipped_has_a_reason_and_the_networks_probability() ->
     skipped = Indexed(status=IndexingStatus.SKIPPED, reason="it does not diffract (probability 0.93)")
     shown = to_json(Witness().record(replace(outcome(3, skipped), judgement=None)))
     assert (shown["status"], shown["reason"]) == ("skipped", "it does not diffract (probability 0.93)")
-    assert (shown["solutions"], shown["n_unindexed"], shown["fraction_unexplained"]) == ([], None, None)
+    assert (shown["solutions"], shown["n_unindexed"], shown["fraction_unexplained"], shown["beam_shift_px"]) == ([], None, None, None)
     assert (shown["multi_lattice"], shown["agreement"]) == (None, None)
     assert to_json(Witness().record(outcome(3, skipped, p_multi=0.25)))["multi_lattice"] == 0.25
 

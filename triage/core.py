@@ -338,6 +338,8 @@ class Indexed:
     """Spots that no solution explains; None where indexing did not take place."""
     fraction_unexplained: float | None = None
     """Share of spots that the first solution leaves unexplained; None without one."""
+    beam_shift_px: tuple[float, float] | None = None
+    """By how much the beam is off where it is stated (slow, fast), by the first solution; None where that is not told."""
 
 
 class Agreement(StrEnum):

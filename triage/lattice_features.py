@@ -56,7 +56,7 @@ _APART_PX = 2.5
 _INDEX_TOLERANCE = 0.2
 _ACROSS_PX = 2.0
 _ACROSS_MEDIANS = 3.5  # a spot is explained within this many medians of the explained ones' distances, and at least _ACROSS_PX
-_BEAM_PX = 30.0
+BEAM_PX = 30.0
 """Standard deviation of the beam centre's error."""
 MANY = 32
 """Spots from which the beam centre is free."""
@@ -169,7 +169,7 @@ def _grown(lattice: _Lattice, q: Floats, positions_px: npt.NDArray[np.floating],
     per_px = np.stack(moves, axis=-1)
     order = np.argsort(np.linalg.norm(q, axis=1), kind="stable")
     basis, shifts = lattice.basis.copy(), lattice.shifts.copy()
-    moved = grown(q[order], per_px[order], basis, shifts, _BEAM_PX if len(q) >= MANY else 0.0)
+    moved = grown(q[order], per_px[order], basis, shifts, BEAM_PX if len(q) >= MANY else 0.0)
     if not (np.isfinite(basis).all() and np.isfinite(moved).all() and abs(np.linalg.det(basis)) > 1.0):
         return lattice, np.zeros(2), q
     return lattice._replace(basis=basis, shifts=shifts), moved, q + per_px @ moved

@@ -184,6 +184,7 @@ def _indexing(indexing: Indexing) -> dict[str, Any]:
         "solutions": [_solution(solution) for solution in indexed.solutions],
         "n_unindexed": indexed.n_unindexed,
         "fraction_unexplained": indexed.fraction_unexplained,
+        "beam_shift_px": indexed.beam_shift_px,
         "multi_lattice": indexing.multi_lattice,
         "agreement": indexing.agreement,
         "run_cells": [_cells(share) for share in indexing.cells],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,17 +16,19 @@ Floats = npt.NDArray[np.float64]
 CELL: Cell = (38.0, 47.0, 56.0, 90.0, 90.0, 90.0)
 GEOMETRY = Geometry(wavelength_A=1.0, distance_mm=120.0, pixel_mm=(0.15, 0.15), beam_px=(512.0, 500.0), shape_px=(1024, 1024))
 RUN = Run(id="rehearsal", header=RunHeader(source="rehearsal", shape_px=GEOMETRY.shape_px), kind=None, geometry=GEOMETRY)
+_BEAM_ELSEWHERE = replace(RUN, geometry=replace(GEOMETRY, beam_px=(536.0, 487.0)))
 _D_MIN_A = 2.2
 _EXCITATION_PER_A = 0.0012  # how far from the Ewald sphere a point still diffracts
 _TURNS = ((0.41, 0.23, -0.31), (-0.52, 0.37, 0.28))  # Rodrigues vectors of two lattices
 
 
 def rehearse(indexer: Indexer) -> None:
-    """Indexes one lattice and two, without a cell and with one."""
+    """Indexes one lattice and two, without a cell and with one, and one where the header has the beam elsewhere."""
     one = _spots(_TURNS[:1])
     indexer.index(one, RUN)
     indexer.index(one, RUN, cells=(CELL,))
     indexer.index(_spots(_TURNS), RUN)
+    indexer.index(one, _BEAM_ELSEWHERE)
 
 
 def _spots(turns: tuple[tuple[float, float, float], ...]) -> Spots:

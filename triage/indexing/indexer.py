@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from triage.core import Cell, Indexed, IndexingStatus, Run, Solution, Spots
-from triage.geometry import Geometry
 from triage.indexing.bravais import Setting, busing_levy, is_flat, settings
+from triage.indexing.centre import LOG10_CENTRES, View, free_centre, is_sharp
 from triage.indexing.known_cell import anywhere, nearby
 from triage.indexing.model import (
     TURNS,
@@ -25,7 +25,7 @@ from triage.indexing.model import (
     under,
     with_spin,
 )
-from triage.indexing.observed import Bools, Floats, Observed, observe, together
+from triage.indexing.observed import Bools, Floats, Observed
 from triage.indexing.search import SCOPES, START, Trial, settle, unknown_cell
 
 LEAST_SPOTS = 10
@@ -47,6 +47,8 @@ _LOG10_UNKNOWN = 15.0
 """Lattices of an unknown cell that a search tells apart: three vectors, each of the 10^5 or so that the grid holds."""
 _LOG10_STRAINS = 2.0
 """Cells a little larger or smaller than a known one that can be told apart, roughly."""
+_NEARLY_ALL = 0.9
+"""Of the spots, that a lattice must explain for its symmetry to speak for the stated beam centre."""
 _ENOUGH = 0.6
 """Of the spots, that a lattice must explain for no other scope to be tried."""
 _ENOUGH_KNOWN = 0.3
@@ -69,23 +71,47 @@ class EmbeddedIndexer:
         """
         if run.geometry is None:
             return _not(f"the run's geometry is not known ({run.geometry_problem or 'the header states none'})")
-        observed = _observed(spots, run, run.geometry, before)
-        n_off_ice = int(observed.off_ice.sum())
+        view = View.of(spots, run, before)
+        n_off_ice = int(view.observed.off_ice.sum())
         if n_off_ice < LEAST_SPOTS:
             return _not(f"{n_off_ice} spots off the ice rings; at least {LEAST_SPOTS} are needed")
-        lattices = self.lattices(observed, cells)
+        view, first = self._recentred(view, self._first(view.observed, view.observed.usable, cells), cells)
+        lattices = [] if first is None else self._with_further(view.observed, first)
         if not lattices:
             return _not("no lattice explains the spots better than chance")
-        return _indexed(observe(spots, run, run.geometry, len(spots)), lattices)
+        return _indexed(view, lattices)
 
-    def lattices(self, observed: Observed, cells: Sequence[Cell] = ()) -> list[Lattice]:
-        """The lattices themselves, strongest first."""
+    def _recentred(self, view: View, first: Lattice | None, cells: Sequence[Cell]) -> tuple[View, Lattice | None]:
+        """The frame with the beam elsewhere and the first lattice there, where that is less likely to be chance, all centres counted.
+
+        Where the lattice `first` is sharp with the beam as it is stated, no other is sought.
+        """
+        observed = view.observed
+        if first is not None and is_sharp(observed, observed.usable, first):
+            return view, first
+        move_px = free_centre(view)
+        if move_px is None:
+            return view, first
+        moved = view.with_beam_moved(move_px)
+        other = self._first(moved.observed, moved.observed.usable, cells)
+        if other is None:
+            return view, first
+        other = replace(other, log10_trials=other.log10_trials + LOG10_CENTRES)
+        if first is not None and _keeps_symmetry(observed, first, other):
+            return view, first
+        needed = 0.0 if first is None else _worth(first)
+        if not self._is_there(other.trial, other.log10_trials) or _worth(other) > needed + self.log10_significance:
+            return view, first
+        return moved, other
+
+    def _with_further(self, observed: Observed, first: Lattice) -> list[Lattice]:
+        """The first lattice and those of the spots that it leaves over, strongest first."""
         found: list[Lattice] = []
-        use = observed.off_ice & ~observed.on_line
+        use = observed.usable
         for _ in range(2 * self.most_lattices):
             if len(found) == self.most_lattices or int(use.sum()) < LEAST_INDEXED:
                 break
-            lattice = self._first(observed, use, cells) if not found else self._next(observed, use, found)
+            lattice = first if not found else self._next(observed, use, found)
             if lattice is None or not self._is_there(lattice.trial, lattice.log10_trials, further=bool(found)):
                 break
             use = use & ~claimed(observed, lattice.trial)
@@ -151,17 +177,14 @@ class EmbeddedIndexer:
         return self._unknown(observed, use)
 
 
-def _observed(spots: Spots, run: Run, geometry: Geometry, before: Sequence[tuple[int, Spots]]) -> Observed:
-    """The spots that lattices are sought on."""
-    own, step_deg = observe(spots, run, geometry), run.header.omega_step_deg
-    if not before or own.axis is None or not step_deg:
-        return own
-    return together(own, [(np.deg2rad(earlier * step_deg), observe(other, run, geometry)) for earlier, other in before])
-
-
 def _worth(lattice: Lattice) -> float:
     """log10 of its chance, all trials counted."""
     return lattice.trial.log10_chance + lattice.log10_trials
+
+
+def _keeps_symmetry(observed: Observed, first: Lattice, other: Lattice) -> bool:
+    """Whether a lattice that explains nearly all spots has a symmetry that another one lacks: a wrong centre strains, and makes none."""
+    return first.trial.n >= _NEARLY_ALL * observed.usable.sum() and len(first.setting.strains()) < len(other.setting.strains())
 
 
 def _oriented(
@@ -200,8 +223,9 @@ def _not(reason: str) -> Indexed:
     return Indexed(status=IndexingStatus.NOT_INDEXED, reason=reason)
 
 
-def _indexed(observed: Observed, lattices: list[Lattice]) -> Indexed:
-    """The answer for all the spots `observed`, of which `lattices` may have been found on the strongest."""
+def _indexed(view: View, lattices: list[Lattice]) -> Indexed:
+    """The answer for all the spots of a frame, of which `lattices` may have been found on the strongest."""
+    observed = view.every_spot()
     n = len(observed)
     everywhere = np.ones(n, dtype=bool)
     explained = np.zeros(n, dtype=bool)
@@ -221,9 +245,11 @@ def _indexed(observed: Observed, lattices: list[Lattice]) -> Indexed:
         )
     first = settle(observed, everywhere, lattices[0].trial.a, like=lattices[0].trial, rounds=0)
     unexplained = observed.off_ice & ~claimed(observed, first)
+    beam_px = view.moved_px + lattices[0].trial.shift_px
     return Indexed(
         status=IndexingStatus.INDEXED,
         solutions=tuple(solutions),
         n_unindexed=int((~explained).sum()),
         fraction_unexplained=float(unexplained.sum() / max(int(observed.off_ice.sum()), 1)),
+        beam_shift_px=(float(beam_px[0]), float(beam_px[1])),
     )

@@ -61,6 +61,11 @@ class Observed:
     def __len__(self) -> int:
         return len(self.s)
 
+    @property
+    def usable(self) -> Bools:
+        """(n,) spots that lattices are sought among."""
+        return self.off_ice & ~self.on_line
+
 
 def observe(spots: Spots, run: Run, geometry: Geometry, most: int = MOST_SPOTS) -> Observed:
     """The strongest `most` of `spots`; `geometry` is the run's."""

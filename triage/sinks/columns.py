@@ -64,6 +64,7 @@ INDEXING_COLUMNS = (
     Column("indexing_fraction_indexed"),
     Column("indexing_n_unindexed"),
     Column("indexing_fraction_unexplained"),
+    Column("indexing_beam_shift_px", shape=(2,), units="pixel"),
     Column("indexing_multi_lattice"),
     Column("indexing_agreement", "S16"),
     Column("indexing_cell_outlier"),
@@ -124,7 +125,7 @@ def indexing_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """INDEXING_COLUMNS of an indexing record."""
     solutions = record["solutions"]
     told = {name: record[name] for name in ("status", "reason", "engine", "n_unindexed", "fraction_unexplained", "multi_lattice")}
-    told |= {name: record[name] for name in ("agreement", "cell_outlier", "latency_ms")}
+    told |= {name: record[name] for name in ("beam_shift_px", "agreement", "cell_outlier", "latency_ms")}
     told["n_solutions"] = len(solutions) if record["status"] in ("indexed", "not_indexed") else None
     if solutions:
         told |= {name: solutions[0][name] for name in ("cell", "bravais", "orientation", "n_indexed", "fraction_indexed")}
