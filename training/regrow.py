@@ -1,0 +1,64 @@
+"""New trees beside a trained network, which stays as it is: minutes, where a training takes an hour.
+
+    python -m training.regrow runs/train/network.pt data/next runs/regrown
+
+For frames whose statistics differ from those that the trees were grown on, because the spots do or what is computed of them. The trees
+carry most of the judgement on lattices (docs/decisions/0011-trees-beside-the-network.md). `triage export` then weighs the two on `data/next`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.boosting import fit_trees
+from training.dataset import load, provenance
+from training.recording import data_sha256, git_revision
+from training.settings import TrainSettings
+from training.validated import on_validation
+
+LOG = logging.getLogger(__name__)
+
+
+def regrow(network: Path, folder: Path, out: Path, seed: int) -> dict[str, Any]:
+    """Writes `network.pt` and `report.json` to `out`; returns the report, which says what the network and what the trees have seen."""
+    saved = torch.load(network, map_location="cpu", weights_only=True)
+    report = dict(saved["report"])
+    settings = TrainSettings.model_validate(report["settings"])
+    arrays, held = load(folder, "train"), load(folder, "validation")
+    sizes = {"folder": folder, "train_frames": len(arrays), "validation_frames": len(held)}
+    data = settings.data.model_copy(update=sizes)
+    trees = fit_trees(arrays, settings.trees, seed)
+    of_trees = {**provenance(folder), "sha256": data_sha256(data)}
+    report |= {"data": of_trees, "data_of_network": report.get("data_of_network", report["data"]), "git_revision": git_revision()}
+    out.mkdir(parents=True, exist_ok=True)
+    written = {**saved, "trees": trees, "report": report}
+    torch.save(written, out / "network.pt")
+    report["measured"] = on_validation(out / "network.pt", data)
+    torch.save(written, out / "network.pt")  # with what it is worth
+    (out / "report.json").write_text(json.dumps(report, indent=1))
+    return report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("network", type=Path, help="a network.pt")
+    parser.add_argument("data", type=Path, help="folder of training and validation frames")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    report = regrow(given.network, given.data, given.out, given.seed)
+    LOG.info("%s: %s", given.out / "network.pt", json.dumps(report["measured"]["released"]["multi_lattice"]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
