@@ -66,16 +66,26 @@ def test_the_numbers_stay_finite_and_bounded() -> None:
 
 
 def test_the_fusion_is_the_mean_of_its_networks() -> None:
-    """Two networks of one hidden unit each, in closed form."""
-    layers = Layers(
-        inner=np.array([[[1.0], [0.0]], [[0.0], [2.0]]]),
-        inner_bias=np.zeros((2, 1)),
-        outer=np.ones((2, 1)),
-        outer_bias=np.array([0.5, -0.5]),
-    )
-    fusion = Fusion(np.array([1.0, 0.0]), np.array([2.0, 1.0]), layers, slope=2.0, offset=0.3)
-    logit = 2.0 * 0.5 * (math.tanh((3.0 - 1.0) / 2.0) + 0.5 + math.tanh(2.0 * 0.4) - 0.5) + 0.3
-    assert fusion.probability(np.array([3.0, 0.4])) == pytest.approx(1.0 / (1.0 + math.exp(-logit)))
+    """Two networks of one hidden unit each, in closed form, and what is added past them."""
+    n = len(FEATURES)
+    inner, straight = np.zeros((2, n, 1)), np.zeros((2, n))
+    inner[0, 0, 0], inner[1, 1, 0], straight[0, 0], straight[1, 1] = 1.0, 2.0, 0.25, -0.5
+    layers = Layers(inner, np.zeros((2, 1)), np.ones((2, 1)), np.array([0.5, -0.1]), straight)
+    mean, spread, row = np.zeros(n), np.ones(n), np.zeros(n)
+    mean[0], spread[0], row[0], row[1] = 1.0, 2.0, 3.0, 0.4
+    fusion = Fusion(mean, spread, layers, slope=2.0, offset=0.3)
+    logit = 0.5 * (math.tanh(1.0) + 0.25 * 1.0 + 0.5 + math.tanh(2.0 * 0.4) - 0.5 * 0.4 - 0.1)
+    assert fusion.probability(row) == pytest.approx(1.0 / (1.0 + math.exp(-(2.0 * logit + 0.3))))
+
+
+def test_growth_beyond_doubt_adds_to_the_log_odds() -> None:
+    """Nothing up to z = 4, 0.6 for each unit more; z comes as its inverse hyperbolic sine."""
+    n = len(FEATURES)
+    fusion = Fusion(np.zeros(n), np.ones(n), Layers(np.zeros((1, n, 1)), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros((1, n))))
+    row = np.zeros(n)
+    for z, logit in ((3.9, 0.0), (6.0, 1.2), (9.0, 3.0)):
+        row[FEATURES.index("z")] = math.asinh(z)
+        assert fusion.probability(row) == pytest.approx(1.0 / (1.0 + math.exp(-logit)))
 
 
 def test_the_released_fusion_tells_a_plain_case() -> None:

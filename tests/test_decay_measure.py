@@ -17,7 +17,9 @@ from training.decay.evaluate import write  # noqa: E402
 from training.decay.fuse import Samples, Witnessed, alarms_of, learn, level_of  # noqa: E402
 from training.decay.judge import JudgedRun  # noqa: E402
 from training.decay.measure import delays, detection, flagged_at  # noqa: E402
+from training.decay.report import TooFewRunsError  # noqa: E402
 from training.decay.runs import dimmed, draw_plan, simulate  # noqa: E402
+from training.verbs import evaluate  # noqa: E402
 from triage.decay.evidence import FEATURES  # noqa: E402
 from triage.decay.fusion import Fusion, Layers  # noqa: E402
 from triage.flags.settings import DECAY  # noqa: E402
@@ -82,6 +84,28 @@ def test_the_report_of_runs_is_written(tmp_path: Path) -> None:
     assert "MGy" in text
     assert json.loads((tmp_path / "report.json").read_text())["detection"]["stills"]["damaged"] == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["decay_losses.png", "decay_runs.png", "report.json", "report.md"]
+
+
+def test_the_verb_simulates_judges_and_reports_and_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a user runs it, on few runs; the second time nothing is simulated again."""
+    asked = ["evaluate.what=runs", "evaluate.runs.test=10", "evaluate.runs.train=4", "evaluate.runs.seed=5", f"evaluate.out={tmp_path}"]
+    assert evaluate(asked) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("10 test runs")
+    assert "spot count, falls by" in said
+    assert str(tmp_path / "report.md") in said
+    names = {"decay_losses.png", "decay_runs.png", "report.json", "report.md", "test_5.pkl", "train_51.pkl"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    written = {name: (tmp_path / name).stat().st_mtime_ns for name in ("test_5.pkl", "train_51.pkl")}
+    assert evaluate(asked) == 0
+    assert capsys.readouterr().out == said
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in written} == written
+
+
+@pytest.mark.parametrize(("train", "test", "named"), [(RUNS[:4], RUNS, "train = 4"), (RUNS, RUNS[:3], "test = 3")])
+def test_runs_without_an_undamaged_one_are_refused(train: list[JudgedRun], test: list[JudgedRun], named: str, tmp_path: Path) -> None:
+    with pytest.raises(TooFewRunsError, match=rf"evaluate\.runs\.{named}: none of these runs is undamaged"):
+        write(train, test, tmp_path)
 
 
 def samples(n_runs: int = 40, each: int = 20) -> Samples:

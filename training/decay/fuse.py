@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,21 @@ from training.decay.runs import SimulatedRun, dimmed, draw_plan, simulate
 from triage.core import Decay, Run
 from triage.decay import DecayTracker
 from triage.decay.evidence import FEATURES
-from triage.decay.fusion import LOSS_MEANT, Fusion, Layers
+from triage.decay.fusion import FARTHEST, LOSS_MEANT, Fusion, Layers, beyond_doubt
 from triage.decay.reference import Reference
 
 LOG = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float64]
 
 FOLDS = 4
-HIDDEN = 6
-STEPS = 300
+HIDDEN = 16
+STEPS = 1500
 BATCH = 1024
 LEARNING_RATE = 0.01
 WEIGHT_DECAY = 0.2
-NOISE = 0.3
+NOISE = 0.2
 """Standard deviation of what is added to the standardised features while learning."""
-ALL_RESOLUTIONS_FALL = ("leaving", "flux_dips", "plate")
-EMPHASIS = 3.0
+EMPHASIS = {"leaving": 12.0, "plate": 5.0, "flux_dips": 5.0}
 """What an undamaged run of these look-alikes weighs while learning: they are what a trend alone takes for damage."""
 
 
@@ -65,8 +64,9 @@ class _Witness(DecayTracker):
     """Keeps the evidence of every block, and judges nothing."""
 
     def __init__(self, run: Run) -> None:
-        none = Layers(np.zeros((1, len(FEATURES), 1)), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1))
-        super().__init__(run, fusion=Fusion(np.zeros(len(FEATURES)), np.ones(len(FEATURES)), none))
+        n = len(FEATURES)
+        none = Layers(np.zeros((1, n, 1)), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros((1, n)))
+        super().__init__(run, fusion=Fusion(np.zeros(n), np.ones(n), none))
         self.taken: list[Floats] = []
         self.at: list[int] = []
 
@@ -132,7 +132,7 @@ def samples_of(runs: Sequence[Witnessed]) -> Samples:
     """All blocks of all runs."""
     chosen = [run for run in runs if len(run.frame)]
     copies = [k > 0 and chosen[k - 1].index == run.index for k, run in enumerate(chosen)]
-    emphasis = [EMPHASIS if not run.damaged and run.look_alike in ALL_RESOLUTIONS_FALL else 1.0 for run in chosen]
+    emphasis = [1.0 if run.damaged else EMPHASIS.get(run.look_alike, 1.0) for run in chosen]
     return Samples(
         features=np.concatenate([run.features.astype(np.float64) for run in chosen]),
         loss=np.concatenate([run.loss[run.frame] for run in chosen]),
@@ -142,11 +142,26 @@ def samples_of(runs: Sequence[Witnessed]) -> Samples:
     )
 
 
+class Member(torch.nn.Module):
+    """One network: hidden units, and what each feature adds past them."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(features, HIDDEN)
+        self.outer = torch.nn.Linear(HIDDEN, 1)
+        self.straight = torch.nn.Linear(features, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Log-odds (n,) of standardised features (n, features)."""
+        found: torch.Tensor = self.outer(torch.tanh(self.inner(x))) + self.straight(x)
+        return found[:, 0]
+
+
 def learn(samples: Samples, steps: int = STEPS) -> tuple[dict[str, Any], Floats]:
     """What `triage.decay.fusion` reads, and the out-of-fold probability (n,) of every block; folds are of runs."""
     torch.manual_seed(0)
     mean, spread = samples.features.mean(axis=0), samples.features.std(axis=0) + 1e-3
-    x = torch.from_numpy(np.clip((samples.features - mean) / spread, -5.0, 5.0).astype(np.float32))
+    x = torch.from_numpy(np.clip((samples.features - mean) / spread, -FARTHEST, FARTHEST).astype(np.float32))
     y = torch.from_numpy((samples.loss > LOSS_MEANT).astype(np.float32))
     weight = torch.from_numpy(samples.emphasis / samples.emphasis.mean()).float()
     fold = samples.index % FOLDS
@@ -155,32 +170,40 @@ def learn(samples: Samples, steps: int = STEPS) -> tuple[dict[str, Any], Floats]
     for k in range(FOLDS):
         members.append(_member(x[fold != k], y[fold != k], weight[fold != k], steps))
         with torch.no_grad():
-            logits[fold == k] = members[-1](x[fold == k])[:, 0].numpy()
+            logits[fold == k] = members[-1](x[fold == k]).numpy()
+    told: dict[str, Any] = {"features": list(FEATURES), "mean": _short(mean), "spread": _short(spread)}
+    told |= {name: _short(value) for name, value in _layers(members)._asdict().items()}
     slope, offset = _calibrated(logits, y.numpy(), samples.weight)
-    linear = [[layer for layer in member if isinstance(layer, torch.nn.Linear)] for member in members]
-    layers = Layers(
-        inner=np.stack([first.weight.detach().numpy().T for first, _ in linear]),
-        inner_bias=np.stack([first.bias.detach().numpy() for first, _ in linear]),
-        outer=np.stack([last.weight.detach().numpy()[0] for _, last in linear]),
-        outer_bias=np.array([float(last.bias.detach()[0]) for _, last in linear]),
+    told |= {"slope": slope, "offset": offset}
+    return told, np.asarray(1.0 / (1.0 + np.exp(-(slope * logits + offset + beyond_doubt(samples.features)))))
+
+
+def _layers(members: Sequence[Member]) -> Layers:
+    def stacked(of: Callable[[Member], torch.Tensor]) -> Floats:
+        return np.stack([of(member).detach().numpy() for member in members])
+
+    return Layers(
+        inner=stacked(lambda member: member.inner.weight.T),
+        inner_bias=stacked(lambda member: member.inner.bias),
+        outer=stacked(lambda member: member.outer.weight[0]),
+        outer_bias=stacked(lambda member: member.outer.bias[0]),
+        straight=stacked(lambda member: member.straight.weight[0]),
     )
-    told: dict[str, Any] = {"features": list(FEATURES), "mean": _short(mean), "spread": _short(spread), "slope": slope, "offset": offset}
-    told |= {name: _short(value) for name, value in layers._asdict().items()}
-    return told, np.asarray(1.0 / (1.0 + np.exp(-(slope * logits + offset))))
 
 
 def _short(values: Floats) -> Any:
     return np.round(np.asarray(values, dtype=np.float64), 4).tolist()
 
 
-def _member(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, steps: int) -> torch.nn.Sequential:
-    network = torch.nn.Sequential(torch.nn.Linear(x.shape[1], HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1))
+def _member(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, steps: int) -> Member:
+    network = Member(x.shape[1])
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    up_to = torch.cumsum(weight.double(), 0)
     for _ in range(steps):
-        some = torch.multinomial(weight, BATCH, replacement=True)
+        some = torch.searchsorted(up_to, up_to[-1] * torch.rand(BATCH, dtype=torch.float64)).clamp_max(len(x) - 1)
         noisy = x[some] + NOISE * torch.randn(BATCH, x.shape[1])
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(noisy)[:, 0], y[some])
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(noisy), y[some])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

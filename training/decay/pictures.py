@@ -31,8 +31,15 @@ def examples(runs: Sequence[JudgedRun], threshold: FlagThreshold) -> bytes:
         run = _typical(runs, kind, threshold, damaged=damaged)
         if run is not None:
             _draw(axis, run, flagged_at(run, threshold))
-    axes[0, 0].legend(fontsize=8, loc="upper left")
+    _legend(figure)
     return png_of(figure)
+
+
+def _legend(figure: Figure) -> None:
+    """In the first axis that shows anything: of few runs, none may be of its kind."""
+    shown = [axis for axis in figure.axes if axis.get_legend_handles_labels()[0]]
+    for axis in shown[:1]:
+        axis.legend(fontsize=8, loc="upper left")
 
 
 def losses(train: Sequence[JudgedRun], test: Sequence[JudgedRun], threshold: FlagThreshold) -> bytes:
@@ -47,7 +54,7 @@ def losses(train: Sequence[JudgedRun], test: Sequence[JudgedRun], threshold: Fla
             _rising(axis, [loss_when_flagged(run, trend_at(run, k, least)) for run in chosen], COLOURS[k + 1], baseline)
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="outer shell lost when flagged", title=f"{name} ({len(chosen)})")
     figure.axes[0].set(ylabel="share of damaged runs flagged")
-    figure.axes[0].legend(fontsize=8, loc="upper left")
+    _legend(figure)
     return png_of(figure)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from training.decay.judge import JudgedRun
 from training.decay.measure import GROUPS, alarms_per_1000, baselines, by_look_alike, coverage, delays, detection, flagged_at
+from triage.core import TriageError
 from triage.flags import FlagThreshold
 
 AIMS = {"flagged": 0.90, "false": 0.05, "coverage": 0.90}
@@ -14,8 +15,18 @@ LOSS_AIMS = {"stills": 0.30, "rotation, 60 to 79 frames": 0.60, "rotation, 600 a
 """Median loss of the outer shell when flagged (issue 5)."""
 
 
+class TooFewRunsError(TriageError):
+    """There is no undamaged run to count false alarms in."""
+
+
 def report_of(train: Sequence[JudgedRun], test: Sequence[JudgedRun], threshold: FlagThreshold) -> dict[str, Any]:
-    """All numbers; `[value, low, high]` with 95 % intervals over runs. The trends' thresholds are chosen on `train`."""
+    """All numbers; `[value, low, high]` with 95 % intervals over runs. The trends' thresholds are chosen on `train`.
+
+    Raises TooFewRunsError where one side has no undamaged run.
+    """
+    for key, runs in (("train", train), ("test", test)):
+        if all(run.damaged for run in runs):
+            raise TooFewRunsError(f"evaluate.runs.{key} = {len(runs)}: none of these runs is undamaged; ask for more")
     ours = detection(test, lambda run: flagged_at(run, threshold))
     false_share = ours["all"]["false"][0] if ours["all"]["false"] else 0.0
     return {

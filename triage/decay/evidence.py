@@ -111,7 +111,7 @@ class Evidence:
         number = reduce(operator.add, [each.count for each in sums])
         background = float(reduce(operator.add, [each.background for each in sums]).sum()) / max(float(number.sum()), 1e-9)
         spots = float(sum(len(frame.intensity) for frame in frames))
-        edge = float(np.quantile(np.concatenate([frame.s_per_A for frame in frames]), 0.95)) if spots else 0.0
+        edge = _edge(np.concatenate([frame.s_per_A for frame in frames])) if spots else 0.0
         if self._start is None:
             self._start = edge, background, spots / n
         first_edge, first_background, first_spots = self._start
@@ -147,19 +147,28 @@ def _joined(one: Block, other: Block) -> Block:
     return Block(share * one.frame + (1.0 - share) * other.frame, total, one.spots + other.spots, error, series)
 
 
+def _edge(s_per_A: Floats) -> float:
+    """The 95th percentile, as the nearest of the values: `np.quantile` costs several times as much."""
+    k = int(0.95 * (len(s_per_A) - 1) + 0.5)
+    return float(np.partition(s_per_A, k)[k])
+
+
+def _held(values: Floats) -> Floats:
+    """Within what the fusion has learnt on; `np.clip` costs several times as much."""
+    return np.asarray(np.minimum(np.maximum(values, -4.0), 4.0))
+
+
 def _log_ratio(now: Floats, then: Floats, least: Floats | float) -> Floats:
-    return np.asarray(np.clip(np.log((now + least) / (then + least)), -4.0, 4.0))
+    return _held(np.log((now + least) / (then + least)))
 
 
 def features(blocks: list[Block], context: Context) -> Floats:
     """(FEATURES,) of the run so far; there must be at least two blocks."""
-    frame = np.array([block.frame for block in blocks])
-    series = np.array([block.series for block in blocks])  # (n, SERIES)
-    spots = np.array([block.spots for block in blocks])
-    error = np.array([block.error for block in blocks])
+    frames, _, numbers, errors, rows = zip(*blocks, strict=True)
+    frame, spots, error, series = np.array(frames), np.array(numbers), np.array(errors), np.array(rows)  # (n,) and (n, SERIES)
     n = len(blocks)
     some = min(_RECENT, max(n // 2, 1))
-    start, now = series[:some].mean(axis=0), series[-some:].mean(axis=0)
+    start, now = series[:some].sum(axis=0) / some, series[-some:].sum(axis=0) / some
     usual = _usual_noise(spots, error)
     steps = np.diff(series, axis=0)
     noise = np.sqrt(((steps**2).sum(axis=0) / 2.0 + _USUAL_STEPS * usual**2) / (n - 1 + _USUAL_STEPS))
@@ -186,15 +195,13 @@ def features(blocks: list[Block], context: Context) -> Floats:
         math.log(n),
         math.log(float(frame[-1] - frame[0]) + 1.0),
         min(math.radians(context.step_deg) * float(frame[-1] - frame[0]), 2.0 * math.pi),
-        math.log(float(spots[:some].mean()) + 1.0),
+        math.log(float(spots[:some].sum()) / some + 1.0),
         context.noise,
         context.outer_s2,
         min(context.faint_inner, 5.0),
         min(context.faint_outer, 5.0),
     ]
-    return np.concatenate(
-        [np.clip(now - start, -4.0, 4.0), np.clip(slope, -4.0, 4.0), _squashed(z), np.clip(own, -4.0, 4.0), _context(around)]
-    )
+    return np.concatenate([_held(now - start), _held(slope), _squashed(z), _held(np.array(own)), _context(around)])
 
 
 def _context(around: list[float]) -> Floats:
@@ -210,8 +217,13 @@ def _squashed(z: Floats) -> Floats:
 
 def _usual_noise(spots: Floats, error: Floats) -> Floats:
     """Of each series in a block (SERIES,): B as its fit says, Wilson's intensities, numbers of spots, a resolution limit."""
-    one = 1.0 / math.sqrt(max(float(np.median(spots)), 1.0))
-    return np.array([float(np.median(error)), 1.5 * one, *[2.0 * one] * 3, *[1.2 * one] * 3, 0.4 * one, 0.3 * one, 0.7 * one]) + 1e-3
+    one = 1.0 / math.sqrt(max(_middle(spots), 1.0))
+    return np.array([_middle(error), 1.5 * one, *[2.0 * one] * 3, *[1.2 * one] * 3, 0.4 * one, 0.3 * one, 0.7 * one]) + 1e-3
+
+
+def _middle(values: Floats) -> float:
+    """The median, of an even number the larger of the two in the middle."""
+    return float(np.partition(values, len(values) // 2)[len(values) // 2])
 
 
 def _running(series: Floats, some: int) -> Floats:

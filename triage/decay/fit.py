@@ -12,6 +12,8 @@ from triage.decay.shells import Floats
 _HELD = 3.0
 """Misfits beyond so many sigma count no more (Huber); below, the sums of few exponential intensities are skewed and must not be cut."""
 _LARGEST_STEP = np.array([0.7, 10.0])
+_SINGULAR = 1e-12
+"""Share of the product of the diagonal that the determinant has where shells tell scale and B apart no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +54,40 @@ def fit(shells: Shells, start: Fit | None = None) -> Fit | None:
     exp(x - x'/y). `start` is an earlier fit of nearly the same frames.
     """
     x, x_now = shells.faintness, shells.faintness_now
-    design = np.stack([np.ones_like(x), -shells.s2 / 2], axis=1)
+    design = np.stack([np.ones_like(x), -shells.s2 / 2])
     found = np.array([math.log(max(float(np.median(shells.ratio)), 1e-3)), 0.0] if start is None else [start.log_scale, start.delta_B])
     for _ in range(25):
-        y = np.exp(np.clip(design @ found, -6.0, 6.0))
-        expected = (y + x_now) / (1 + x) * np.exp(np.maximum(x - x_now / y, -300.0))
-        slope = y / (y + x_now) + x_now / y
-        now = shells.now * np.exp(np.clip(x_now / y - x, -3.0, 20.0))
+        y = np.exp(_held(found @ design, -6.0, 6.0))
+        over = x_now / y
+        expected = (y + x_now) / (1 + x) * np.exp(np.maximum(x - over, -300.0))
+        now = shells.now * np.exp(_held(over - x, -3.0, 20.0))
         sd = np.sqrt(now + shells.then + 1e-4)
-        misfit = np.clip((shells.ratio / np.maximum(expected, 1e-12) - 1) / sd, -_HELD, _HELD)
-        weighted = design * (slope / sd)[:, None]
-        try:
-            covariance = np.linalg.inv(weighted.T @ weighted)
-        except np.linalg.LinAlgError:
+        misfit = _held((shells.ratio / np.maximum(expected, 1e-12) - 1) / sd, -_HELD, _HELD)
+        weighted = design * ((y / (y + x_now) + over) / sd)
+        covariance = _inverse(weighted @ weighted.T)
+        if covariance is None:
             return None
-        step = np.clip(covariance @ (weighted.T @ misfit), -_LARGEST_STEP, _LARGEST_STEP)
+        step = _held(covariance @ (weighted @ misfit), -_LARGEST_STEP, _LARGEST_STEP)
         found = found + step
         if abs(step[1]) < 0.02:
             break
     else:
         return None
     excess = max(float((misfit**2).sum()) / (len(x) - 2), 1.0)
-    gain = covariance @ (weighted / sd[:, None]).T  # d(found)/d(relative error of a shell)
+    gain = covariance @ (weighted / sd)  # d(found)/d(relative error of a shell)
     sigma = math.sqrt(float(covariance[1, 1]) * excess)
     sigma_now = math.sqrt(float((gain[1] ** 2 * (now + 5e-5)).sum()))
     result = Fit(delta_B=float(found[1]), sigma=sigma, sigma_now=sigma_now, log_scale=min(float(found[0]), 30.0))
     return result if all(math.isfinite(value) for value in (result.delta_B, sigma, sigma_now, result.log_scale)) else None
+
+
+def _held(values: Floats, least: Floats | float, most: Floats | float) -> Floats:
+    """`np.clip`, at a fraction of its cost for a dozen values."""
+    return np.asarray(np.minimum(np.maximum(values, least), most))
+
+
+def _inverse(square: Floats) -> Floats | None:
+    """Of a symmetric (2, 2); None where it is singular."""
+    (a, b), (_, c) = square.tolist()
+    determinant = a * c - b * b
+    return np.array([[c, -b], [-b, a]]) / determinant if determinant > _SINGULAR * a * c else None

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from triage.core import Spots
 from triage.decay.shells import N_SHELLS, Floats, Ints, shell_of
 
 MATCH_PX = 2.5
 """A spot within this distance in another frame is the same reflection: some widths of a spot, and less than most spots lie apart."""
-_MOST_MATCHED = 150
-"""Strongest spots that are matched: they hold nearly all of the squared intensity."""
+_MOST_MATCHED = 80
+"""Strongest spots that are matched: they hold most of the squared intensity."""
 _BASES = 3
 
 
@@ -90,10 +90,11 @@ def likeness(frames: Sequence[FrameSpots], lags: int) -> Floats:
 
 def _shared(one: FrameSpots, other: FrameSpots) -> float:
     first, second = one.intensity[:_MOST_MATCHED], other.intensity[:_MOST_MATCHED]
-    whole = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    whole = math.sqrt(float(first @ first) * float(second @ second))
     if whole <= 0:
         return 0.0
-    apart: npt.NDArray[np.float64] = np.abs(one.positions_px[:_MOST_MATCHED, None] - other.positions_px[None, :_MOST_MATCHED]).max(axis=2)
+    slow, fast = (np.abs(np.subtract.outer(one.positions_px[:_MOST_MATCHED, k], other.positions_px[:_MOST_MATCHED, k])) for k in (0, 1))
+    apart = np.maximum(slow, fast)
     nearest = apart.argmin(axis=1)
     same = apart[np.arange(len(first)), nearest] < MATCH_PX
-    return min(float((first[same] * second[nearest[same]]).sum()) / whole, 1.0)
+    return min(float(first[same] @ second[nearest[same]]) / whole, 1.0)

@@ -25,7 +25,7 @@ _MIN_SHELLS = 3
 _LAGS = 11
 _STILL = 0.6
 _FLAT = 0.9
-"""A run is one of the same reflections when _STILL of the squared intensity is seen again after _LAGS frames, and _FLAT of what is seen
+"""A run is one of the same reflections when _STILL of the squared intensity is seen again after the longest lag, and _FLAT of what is seen
 again in the next frame: a wide rocking curve is no still."""
 _NO_TAIL = 0.1
 """Correlation after _LAGS frames that need not be continued."""
@@ -33,8 +33,10 @@ _INNER_OUTER_PERCENT = (20.0, 80.0)
 """Of 1/d of the reference's spots: what is below and beyond is spoken of as low and high resolution."""
 _WINDOW_SPOTS = 150.0
 """Spots that are judged together, at least: fewer give no growth of B to better than some A^2."""
-_WINDOW_FRAMES, _STILL_FRAMES = (5, 15), (3, 15)
+_WINDOW_FRAMES, _STILL_FRAMES = (5, 15), (2, 15)
 """Fewest and most frames that are judged together; stills need not wait for new reflections."""
+_RISE = 1.05
+"""Growth of a threshold up to which it is left where it was."""
 _I2 = 25.0  # (I/sigma)^2 of a spot that is just found
 
 
@@ -54,6 +56,11 @@ class Bands:
         return np.asarray(self.member @ shells)
 
 
+def recur(shared: Floats) -> bool:
+    """Whether the frames hold the same reflections, from their likeness (lags,) at one frame's distance and more."""
+    return len(shared) > 1 and bool(shared[-1] > max(_STILL, _FLAT * shared[0]))
+
+
 class Reference:
     """Compares later frames with the run's start, where `usable` says that there are shells enough."""
 
@@ -70,8 +77,8 @@ class Reference:
         self._background, self._beneath = pool.background, pool.beneath
         self._mean = np.where(pool.excess > 0, pool.excess, np.inf)
         self._faintness = np.where(pool.excess > 0, pool.cut / self._mean, np.inf)
-        shared = likeness(self.kept, _LAGS)
-        self.same_reflections = bool(shared[-1] > max(_STILL, _FLAT * shared[0]))
+        shared = likeness(self.kept, min(_LAGS, max(len(self.kept) - 1, 1)))
+        self.same_reflections = recur(shared)
         least, most = _STILL_FRAMES if self.same_reflections else _WINDOW_FRAMES
         self.window = int(np.clip(np.ceil(_WINDOW_SPOTS / max(float(self._count.sum()), 1.0)), least, most))
         self._sampling, self._poisson = self._variances(pool, shared)
@@ -133,9 +140,11 @@ class Reference:
         if not known.any():
             return self.cut
         ratio = level / np.maximum(self._background, 1e-9)
+        if float(ratio[known].max()) <= _RISE:  # a threshold grows no faster than what is beneath
+            return self.cut
         ratio = np.maximum(np.where(known, ratio, np.median(ratio[known])), 1.0)
         rise = _threshold(self._beneath * ratio) / _threshold(self._beneath)
-        return np.asarray(self.cut * np.where(rise > 1.05, rise, 1.0))
+        return np.asarray(self.cut * np.where(rise > _RISE, rise, 1.0))
 
 
 def _inflation(shared: Floats) -> float:

@@ -13,12 +13,14 @@ from triage.core import Decay, Run, RunKind, Verdict
 from triage.decay.change import SCALE_ERROR_A2, Change, ChangeTest
 from triage.decay.evidence import Evidence, Floats
 from triage.decay.fit import Fit
-from triage.decay.frames import FrameSpots, Sums, frame_spots
+from triage.decay.frames import FrameSpots, Sums, frame_spots, likeness
 from triage.decay.fusion import UNSEEN, Fusion, released
-from triage.decay.reference import Reference
+from triage.decay.reference import Reference, recur
 
 _FITS_A_WINDOW = 2
 """A window is fitted anew so often while its frames are replaced: more often, it would say the same again."""
+_LEAST_FRAMES_A_FIT = 3
+"""Nor is it fitted anew before so many frames have come: the fit is the dearest part of a frame."""
 _STILL_ERROR = 0.15
 """Relative error of delta_B in stills, where a sample of one and the same reflections stands for Wilson's distribution (training runs)."""
 _BEGUN_Z = 2.0
@@ -34,6 +36,8 @@ class DecaySettings:
     reference_spots: int = 300
     """Spots that they hold together, at least: until there are so many, or `reference_most` frames, the reference grows."""
     reference_most: int = 24
+    still_reference: int = 5
+    """Frames that are enough in stills whose reflections recur, where they hold `reference_spots`: damage does not wait."""
 
 
 class DecayTracker:
@@ -50,6 +54,7 @@ class DecayTracker:
         self._window: deque[_Kept | None] = deque()
         self._block: list[_Kept] = []
         self._step_deg = abs(run.header.omega_step_deg or 0.0)
+        self._may_recur = run.kind is RunKind.STILLS and not self._step_deg
         self._test = ChangeTest(self._step_deg)
         self._evidence: Evidence | None = None
         self._fusion = fusion or released()
@@ -78,9 +83,12 @@ class DecayTracker:
         return self._judged(self._reference)
 
     def _complete(self) -> bool:
-        n = len(self._start)
-        enough = sum(len(frame.intensity) for frame in self._start) >= self._settings.reference_spots
-        return n >= self._settings.reference_most or (n >= self._settings.reference and enough)
+        n, wanted = len(self._start), self._settings
+        if n >= wanted.reference_most:
+            return True
+        if sum(len(frame.intensity) for frame in self._start) < wanted.reference_spots:
+            return False
+        return n >= wanted.reference or (self._may_recur and n >= wanted.still_reference and recur(likeness(self._start, n - 1)))
 
     def _begin(self, reference: Reference) -> None:
         """The reference's own frames are the test's first blocks: damage that began in them goes on from there."""
@@ -110,6 +118,8 @@ class DecayTracker:
             self._evidence.add(frames, sums, fit)
             self._change = self._test.result()
             self._weigh(self._evidence.features(self._change))
+        if fit is not None and len(self._window) == len(self._block) and None not in self._window:
+            self._fit, self._until_fit = fit, max(reference.window // _FITS_A_WINDOW, _LEAST_FRAMES_A_FIT)
         self._block = []
 
     def _weigh(self, features: Floats | None) -> None:
@@ -123,7 +133,7 @@ class DecayTracker:
         self._until_fit -= 1
         if self._until_fit <= 0 or self._fit is None:
             self._fit = _compare(reference, frames, self._fit)
-            self._until_fit = reference.window // _FITS_A_WINDOW
+            self._until_fit = max(reference.window // _FITS_A_WINDOW, _LEAST_FRAMES_A_FIT)
         return None if self._fit is None else self._decay(self._fit, reference)
 
     def _decay(self, fit: Fit, reference: Reference) -> Decay:
