@@ -17,7 +17,7 @@ from training.simulate.detectors import DETECTORS, chip_borders, gap_mask  # noq
 from training.simulate.diffraction import Beam, Lattice, Reflections, reflections  # noqa: E402
 from training.simulate.draw import draw_scene, rotation_about  # noqa: E402
 from training.simulate.render import Rendered, _apart, _paint, _photon_scale, _separation_deg, render, run_of  # noqa: E402
-from training.simulate.scene import Artefacts, Background, HeaderError, Powder, Scene, Shadows  # noqa: E402
+from training.simulate.scene import Artefacts, Background, Distortion, HeaderError, Powder, Scene, Shadows  # noqa: E402
 from triage.core import Spots  # noqa: E402
 from triage.spots import DispersionFinder  # noqa: E402
 
@@ -401,3 +401,41 @@ def test_decay_follows_the_stated_b_factor() -> None:
     ratio = np.array([after.intensity[k] / before.intensity[i] for i, k in bright])
     slope = np.polyfit(s**2, np.log(ratio), 1, w=np.sqrt(before.intensity[[i for i, _ in bright]]))[0]
     assert slope == pytest.approx(-15.0, abs=4.0)
+
+
+def test_modules_out_of_place_move_their_spots_together() -> None:
+    detector = DETECTORS["PILATUS3 1M"][0]
+    slow, fast = (module + gap for module, gap in zip(detector.module_px, detector.gap_px, strict=True))
+    at = np.array([[10.0, 10.0], [slow - 20.0, fast - 20.0], [slow + 10.0, 10.0]])
+    moved = Distortion(modules_px=0.5, seed=3).moved(at, detector) - at
+    np.testing.assert_allclose(moved[0], moved[1])
+    assert np.abs(moved[0] - moved[2]).max() > 0.05
+    many = [Distortion(modules_px=0.5, seed=seed).moved(at, detector)[0] - at[0] for seed in range(400)]
+    np.testing.assert_allclose(np.std(many, axis=0), 0.5, rtol=0.15)
+
+
+def test_a_bent_panel_moves_its_edges_and_not_its_middle() -> None:
+    detector = DETECTORS["EIGER 1M"][0]
+    middle = np.asarray(detector.shape_px) / 2.0
+    moved = Distortion(smooth_px=1.0, seed=4).moved(np.stack([middle, np.zeros(2)]), detector)
+    np.testing.assert_allclose(moved[0], middle)
+    assert np.hypot(*moved[1]) > 0.2
+
+
+def test_spots_are_drawn_where_the_distorted_detector_has_them() -> None:
+    """Every spot of the plain frame is one of the distorted frame's, moved as told."""
+    distortion = Distortion(modules_px=0.4, smooth_px=2.0, seed=5)
+    plain, distorted = render(diffracting(visible=40)), render(diffracting(visible=40, distortion=distortion))
+    [before], [after] = plain.reflections, distorted.reflections
+    wanted = distortion.moved(before.positions_px.double().numpy(), DETECTORS["EIGER2 500K"][0])
+    nearest = np.linalg.norm(wanted[:, None] - after.positions_px.numpy()[None], axis=2).min(axis=1)
+    assert (nearest < 0.01).mean() > 0.95  # some have left the detector, or are too faint where they are now
+    assert np.linalg.norm(wanted - before.positions_px.numpy(), axis=1).max() > 1.0
+
+
+def test_a_distorted_scene_is_made_again_from_json() -> None:
+    made = diffracting(distortion=Distortion(modules_px=0.1, smooth_px=0.2, seed=7))
+    assert Scene.from_json(made.to_json()) == made
+    older = json.loads(diffracting().to_json())
+    del older["distortion"]
+    assert Scene.from_json(json.dumps(older)).distortion == Distortion()

@@ -3,7 +3,8 @@
     python -m training.regrow runs/train/network.pt data/next runs/regrown
 
 For frames whose statistics differ from those that the trees were grown on, because the spots do or what is computed of them. The trees
-carry most of the judgement on lattices (docs/decisions/0011-trees-beside-the-network.md). `triage export` then weighs the two on `data/next`.
+carry most of the judgement on lattices (docs/decisions/0011-trees-beside-the-network.md). `triage export` then weighs network and trees on
+`data/next`.
 """
 
 from __future__ import annotations
