@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from fake_dials_worker import DIE, ERROR, HANG, NONE, ONE, TWO
 from fake_indexers import CELL, indexable_run, spots_telling
+from lattice_spots import lattice, run_of, spots_at, turn
+from test_indexing_lattices import has
 
 import triage.dials_engine
 from triage import rehearsal
@@ -109,3 +111,20 @@ def test_dials_itself_finds_a_lattice_that_is_known(dials_python: str) -> None:
     turned = np.array(found.orientation).reshape(3, 3) @ true.T
     nearest = max(np.trace(turned @ true @ np.diag(signs) @ true.T) for signs in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)))
     assert np.rad2deg(np.arccos(min(1.0, (nearest - 1) / 2))) < 0.5
+
+
+@pytest.mark.dials
+@pytest.mark.slow
+def test_dials_itself_finds_both_of_two_lattices_with_their_cell(dials_python: str) -> None:
+    """Without a cell it doubles an axis of the first, in which more of the second one's spots find a place (docs/slow-lane.md)."""
+    rng, run, cell = np.random.default_rng(11), run_of(), (52.0, 68.0, 96.0, 90.0, 90.0, 90.0)
+    drawn = [turn(rng), turn(rng)]
+    spots = spots_at(np.vstack([lattice(cell, u, run, rng, n=n) for u, n in zip(drawn, (110, 70), strict=True)]), run, rng)
+    indexer = DialsIndexer(dials_python, answer_within_s=100.0)
+    try:
+        indexed = indexer.index(spots, run, cells=(cell,))
+    finally:
+        indexer.close()
+    assert len(indexed.solutions) == 2, indexed.reason
+    assert all(has(indexed, cell, u) for u in drawn)
+    assert all(one.n_indexed >= 50 for one in indexed.solutions)
