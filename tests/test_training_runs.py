@@ -28,7 +28,8 @@ from training.dataset import ShardSpec  # noqa: E402
 from training.import_log import main as import_log  # noqa: E402
 from training.module import FrameModule  # noqa: E402
 from training.recording import data_sha256  # noqa: E402
-from training.release import load_network  # noqa: E402
+from training.regrow import regrow  # noqa: E402
+from training.release import load_network, load_trees  # noqa: E402
 from training.settings import TrainSettings  # noqa: E402
 from training.sweep import planned, sweep  # noqa: E402
 from training.train import simulate_until, train  # noqa: E402
@@ -237,3 +238,15 @@ def test_runs_of_a_sweep_have_one_parent_and_their_facts(debug_run: Path, tmp_pa
     for child in children:
         assert {"seed", "git_revision", "data.sha256"} <= set(child.data.params)
         assert "validation/loss" in child.data.metrics
+
+
+@pytest.mark.slow
+def test_regrown_trees_stand_beside_a_network_that_stays(debug_run: Path, tmp_path: Path) -> None:
+    before = torch.load(debug_run / "run" / "network.pt", weights_only=True)
+    report = regrow(debug_run / "run" / "network.pt", debug_run / "data", tmp_path, seed=3)
+    after = torch.load(tmp_path / "network.pt", weights_only=True)
+    assert all(torch.equal(tensor, after["weights"][name]) for name, tensor in before["weights"].items())
+    assert after["trees"]
+    assert set(load_trees(tmp_path / "network.pt")) == set(after["trees"])
+    assert report["data_of_network"] == before["report"]["data"]
+    assert json.loads((tmp_path / "report.json").read_text())["measured"] == report["measured"]

@@ -22,7 +22,7 @@ from training.boosting import fit_trees
 from training.dataset import load, provenance
 from training.recording import data_sha256, git_revision
 from training.settings import TrainSettings
-from training.validated import on_validation
+from training.validated import keep
 
 LOG = logging.getLogger(__name__)
 
@@ -39,12 +39,7 @@ def regrow(network: Path, folder: Path, out: Path, seed: int) -> dict[str, Any]:
     of_trees = {**provenance(folder), "sha256": data_sha256(data)}
     report |= {"data": of_trees, "data_of_network": report.get("data_of_network", report["data"]), "git_revision": git_revision()}
     out.mkdir(parents=True, exist_ok=True)
-    written = {**saved, "trees": trees, "report": report}
-    torch.save(written, out / "network.pt")
-    report["measured"] = on_validation(out / "network.pt", data)
-    torch.save(written, out / "network.pt")  # with what it is worth
-    (out / "report.json").write_text(json.dumps(report, indent=1))
-    return report
+    return keep({**saved, "trees": trees, "report": report}, out, data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

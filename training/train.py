@@ -24,7 +24,7 @@ from training.module import FrameModule
 from training.recording import data_sha256, git_revision, log_artifacts, log_measures, log_settings, logger_of
 from training.settings import DataSettings, TrainSettings
 from training.simulate.render import device_of
-from training.validated import on_validation
+from training.validated import keep
 
 LOG = logging.getLogger(__name__)
 SHARD_FRAMES = 200
@@ -76,11 +76,7 @@ def train(settings: TrainSettings) -> Path | None:
         statistics = labelled_statistics(settings.data)
         arrays = load(settings.data.folder, "train", settings.data.train_frames)
         saved["trees"] = fit_trees(arrays, settings.trees, settings.seed, statistics, settings.data.labels_share)
-    torch.save(saved, settings.out / "network.pt")
-    report["measured"] = on_validation(settings.out / "network.pt", settings.data)
-    torch.save(saved, settings.out / "network.pt")  # with what it is worth
-    log_measures(logger, report["measured"])
-    (settings.out / "report.json").write_text(json.dumps(report, indent=1))
+    log_measures(logger, keep(saved, settings.out, settings.data)["measured"])
     log_artifacts(logger, settings.out)
     return settings.out
 

@@ -5,6 +5,7 @@ The epoch was chosen, and temperatures and the trees' weights are fitted, on the
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,16 @@ from training.release import Outputs, calibrate, load_network, load_trees, run_s
 from training.settings import DataSettings
 
 SPLIT = "validation"
+
+
+def keep(saved: dict[str, Any], out: Path, data: DataSettings) -> dict[str, Any]:
+    """Writes `network.pt` (`saved`) and `report.json` to `out`; returns the report, to which `measured` is added."""
+    path, report = out / "network.pt", saved["report"]
+    torch.save(saved, path)
+    report["measured"] = on_validation(path, data)
+    torch.save(saved, path)  # with what it is worth
+    (out / "report.json").write_text(json.dumps(report, indent=1))
+    return dict(report)
 
 
 def on_validation(network: Path, data: DataSettings) -> dict[str, Any]:

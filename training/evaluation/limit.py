@@ -9,6 +9,7 @@ Frames that the network is sure of (`SURE`) are not rendered again: there both s
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,9 +85,12 @@ def _cell(value: list[float] | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the table of a model on a folder of frozen frames to standard output."""
-    model, folder = (Path(path) for path in (sys.argv[1:] if arguments is None else arguments))
-    frames = load_frozen(folder)
-    network, _ = predict(model, frames)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("model", type=Path, help="an ONNX file")
+    parser.add_argument("folder", type=Path, help="whose test split is judged")
+    told = parser.parse_args(arguments)
+    frames = load_frozen(told.folder)
+    network, _ = predict(told.model, frames)
     sys.stdout.write(table(frames, scorers(frames, network.non_diffraction)))
     return 0
 
