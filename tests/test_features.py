@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from synthetic import GEOMETRY, Floats, run_of
 
-from triage.core import Run, Spots
-from triage.features import FEATURE_NAMES, N_FEATURES, beam_check, spot_features
+from triage.binned_spots import BINNED_FEATURES
+from triage.core import FloatArray, Run, Spots
+from triage.features import FEATURE_NAMES, N_FEATURES, SPOT_FEATURES, beam_check, spot_features
 from triage.lattice_features import LATTICE_FEATURES
 
 
@@ -31,7 +32,7 @@ def spots_at(positions: Floats, *, intensity: Floats | None = None, run: Run | N
 
 
 def named(spots: Spots, run: Run) -> dict[str, float]:
-    return dict(zip(FEATURE_NAMES, spot_features(spots, run).tolist(), strict=True))
+    return dict(zip(SPOT_FEATURES, spot_features(spots, run).tolist(), strict=True))
 
 
 KNOWN, UNKNOWN = run_of(geometry=GEOMETRY), run_of()
@@ -46,7 +47,7 @@ def test_every_feature_has_one_name() -> None:
 @pytest.mark.parametrize("run", [KNOWN, UNKNOWN], ids=["geometry", "no geometry"])
 def test_features_are_finite_for_any_number_of_spots(n: int, run: Run) -> None:
     found = spot_features(spots_at(np.random.default_rng(n).uniform(0, 512, (n, 2)), run=run), run)
-    assert found.shape == (N_FEATURES,)
+    assert found.shape == (len(SPOT_FEATURES),)
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
 
@@ -85,7 +86,7 @@ def test_without_geometry_everything_radial_is_zero_and_the_rest_is_unchanged() 
     spots = spots_at(SCATTERED, run=KNOWN)
     known, unknown = named(spots, KNOWN), named(replace(spots, inverse_d_per_A=None), UNKNOWN)
     radial = {"geometry_known", "azimuthal_unevenness", "powder_likeness", *(f"s_q{q}" for q in (5, 25, 50, 75, 95))}
-    assert {name for name in FEATURE_NAMES if known[name] != unknown[name]} - set(LATTICE_FEATURES) == radial
+    assert {name for name in SPOT_FEATURES if known[name] != unknown[name]} - set(LATTICE_FEATURES) == radial
     assert not any(unknown[name] for name in LATTICE_FEATURES)
     assert not any(unknown[name] for name in radial)
 
@@ -113,7 +114,7 @@ def test_nearest_neighbours_agree_with_a_slow_loop() -> None:
 def test_relative_distances_do_not_depend_on_the_detectors_size_or_place() -> None:
     small = named(spots_at(SCATTERED), UNKNOWN)
     large = named(spots_at(3.0 * SCATTERED + 100.0), UNKNOWN)
-    for name in FEATURE_NAMES:
+    for name in SPOT_FEATURES:
         if "relative" in name:
             assert large[name] == pytest.approx(small[name], abs=1e-3)
     assert large["log_neighbour_px_q50"] == pytest.approx(small["log_neighbour_px_q50"] + math.log(3.0), abs=0.05)
@@ -182,12 +183,17 @@ def test_the_nth_strongest_clean_spot_is_told() -> None:
     assert found["log_rotation_deg"] == pytest.approx(math.log(0.01))
 
 
+def told(positions: Floats, run: Run) -> FloatArray:
+    """All that a model is given: with nothing seen in bins."""
+    return np.concatenate([spot_features(spots_at(positions, run=run), run), np.zeros(len(BINNED_FEATURES), dtype=np.float32)])
+
+
 def test_the_beam_is_checked_where_there_are_spots_and_geometry_enough() -> None:
-    features = spot_features(spots_at(SCATTERED, run=KNOWN), KNOWN)
+    features = told(SCATTERED, KNOWN)
     found = dict(zip(FEATURE_NAMES, features.tolist(), strict=True))
     check = beam_check(features)
     assert check is not None
     assert (check.stated, check.moved) == (found["lattice_share_unmoved"], found["lattice_share_explained"])
     assert check.moved_px == pytest.approx(np.expm1(found["lattice_log_moved_px"]))
-    assert beam_check(spot_features(spots_at(SCATTERED, run=UNKNOWN), UNKNOWN)) is None
-    assert beam_check(spot_features(spots_at(SCATTERED[:20], run=KNOWN), KNOWN)) is None
+    assert beam_check(told(SCATTERED, UNKNOWN)) is None
+    assert beam_check(told(SCATTERED[:20], KNOWN)) is None

@@ -27,7 +27,6 @@ from training.simulate.draw import SMALL_MOLECULE_A, draw_distortion, draw_heade
 from training.simulate.render import Labels, Rendered, render, run_of
 from training.simulate.scene import Scene
 from triage.core import NON_DIFFRACTION_KINDS, FloatArray, Run, Spots
-from triage.features import spot_features
 from triage.preprocess import RESOLUTION_CHANNEL, Inputs, Preprocess
 from triage.spots import DispersionFinder, as_spots, as_table
 
@@ -169,8 +168,8 @@ def make_shard(spec: ShardSpec) -> Path:
         images[k], crops[k], features[k] = inputs.image, inputs.crops, inputs.features
         labels[k] = label_row(scene, rendered.labels)
         if spec.split == "train":
-            spoilt.append(_spoilt_features(spec, k, tables[-1], rendered.run, diffracts=bool(labels[k]["n_lattices"] > 0)))
-            blind.append(_blind_features(tables[-1], rendered.run))
+            spoilt.append(_spoilt_features(spec, k, inputs.image, tables[-1], rendered.run, diffracts=bool(labels[k]["n_lattices"] > 0)))
+            blind.append(_blind_features(spec, inputs.image, tables[-1], rendered.run))
     spec.folder.mkdir(parents=True, exist_ok=True)
     ends = np.cumsum([len(table) for table in tables])
     if spoilt:
@@ -196,36 +195,47 @@ def _save(path: Path, array: npt.NDArray[Any]) -> None:
 
 
 def refresh_features(spec: ShardSpec) -> None:
-    """Computes a shard's features anew from its spots, after `spot_features` changed: no frame is rendered.
+    """Computes a shard's features anew from its spots and pooled images, after what is computed of them changed: no frame is rendered.
 
     Of training shards, also the features that the frames would have with false spots among theirs (`with_false_spots`), and where no
     geometry is known.
     """
     crystals = structures(spec.seed, spec.split)
     spots, ends = np.load(spec.path.with_suffix(".spots.npy")), np.load(spec.path.with_suffix(".spot_ends.npy"))
+    images = np.load(spec.path.with_suffix(".image.npy"), mmap_mode="r")
     diffracts = np.load(spec.path.with_suffix(".labels.npy"))["n_lattices"] > 0
     rows, spoilt, blind = [], [], []
     for k, table in enumerate(np.split(spots, ends[:-1])):
         index = spec.number * spec.frames + k
         run = run_of(scene_of(spec.seed, spec.split, index, crystals))
-        rows.append(spot_features(as_spots(table, run), run))
+        image = np.array(images[k])
+        rows.append(_features(spec, image, table, run))
         if spec.split == "train":
-            spoilt.append(_spoilt_features(spec, k, table, run, diffracts=bool(diffracts[k])))
-            blind.append(_blind_features(table, run))
+            spoilt.append(_spoilt_features(spec, k, image, table, run, diffracts=bool(diffracts[k])))
+            blind.append(_blind_features(spec, image, table, run))
     if spoilt:
         _save(spec.path.with_suffix(".spoilt.npy"), np.stack(spoilt))
         _save(spec.path.with_suffix(".blind.npy"), np.stack(blind))
     _save(spec.path.with_suffix(".features.npy"), np.stack(rows))
 
 
-def _spoilt_features(spec: ShardSpec, position: int, table: FloatArray, run: Run, *, diffracts: bool) -> FloatArray:
+def _features(spec: ShardSpec, image: npt.NDArray[np.uint8], table: FloatArray, run: Run) -> FloatArray:
+    if run.header.shape_px is None:
+        raise ValueError(f"{spec.path}: a simulated frame without a shape")
+    return spec.preprocess.features(image, as_spots(table, run), run, run.header.shape_px)
+
+
+def _spoilt_features(
+    spec: ShardSpec, position: int, image: npt.NDArray[np.uint8], table: FloatArray, run: Run, *, diffracts: bool
+) -> FloatArray:
     rng = np.random.default_rng([spec.seed, SPLITS[spec.split][0], 2, spec.number * spec.frames + position])
-    return spot_features(as_spots(with_false_spots(table, run, rng, diffracts=diffracts), run), run)
+    return _features(spec, image, with_false_spots(table, run, rng, diffracts=diffracts), run)
 
 
-def _blind_features(table: FloatArray, run: Run) -> FloatArray:
-    unknown = replace(run, geometry=None)
-    return spot_features(as_spots(table, unknown), unknown)
+def _blind_features(spec: ShardSpec, image: npt.NDArray[np.uint8], table: FloatArray, run: Run) -> FloatArray:
+    dark = image.copy()
+    dark[RESOLUTION_CHANNEL] = 0
+    return _features(spec, dark, table, replace(run, geometry=None))
 
 
 def with_false_spots(table: FloatArray, run: Run, rng: np.random.Generator, *, diffracts: bool) -> FloatArray:

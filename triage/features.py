@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from triage.binned_spots import BINNED_FEATURES
 from triage.core import BeamCheck, FloatArray, Run, Spots
 from triage.lattice_features import LATTICE_FEATURES, MANY, lattice_features
 
 _NTH = (1, 4, 8, 16, 32)
 """The nth strongest spots whose I/sigma is told: a lattice that counts has eight."""
 
-FEATURE_NAMES = (
+SPOT_FEATURES = (
     "log_count",
     "log_count_off_ice",
     "fraction_on_ice",
@@ -36,6 +37,8 @@ FEATURE_NAMES = (
     "log_count_clean_5_sigma",
     *(f"log_i_over_sigma_clean_{n}" for n in _NTH),
 )
+FEATURE_NAMES = (*SPOT_FEATURES, *BINNED_FEATURES)
+"""All that a model is given; `triage.preprocess` puts them together."""
 N_FEATURES = len(FEATURE_NAMES)
 
 _LINE_PX = 3
@@ -46,10 +49,10 @@ _STRONGEST = 250  # bounds the pair statistics to a millisecond or so
 
 
 def spot_features(spots: Spots, run: Run) -> FloatArray:
-    """(N_FEATURES,) finite numbers, in the order of FEATURE_NAMES; zeros where a statistic has too few spots."""
+    """(len(SPOT_FEATURES),) finite numbers, in that order; zeros where a statistic has too few spots."""
     values: list[float] = [np.log1p(len(spots)), np.log1p(int((~spots.on_ice).sum()))]
     if len(spots) == 0:
-        return np.asarray(values + [0.0] * (N_FEATURES - 2), dtype=np.float32)
+        return np.asarray(values + [0.0] * (len(SPOT_FEATURES) - 2), dtype=np.float32)
     values.append(float(spots.on_ice.mean()))
     values.extend(np.percentile(np.log1p(spots.intensity / spots.sigma), (10, 50, 90, 100)))
     values.extend(np.percentile(np.log(spots.n_pixels), (10, 50, 90)))

@@ -7,12 +7,15 @@ live frames are the same to the last bit. Counts become photons, photons become 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from triage.binned_spots import Binned, binned_features
 from triage.binning import Bytes, binned_statistics, edges, measured
 from triage.core import FloatArray, Pixels, Run, Spots
 from triage.features import N_FEATURES, spot_features
@@ -29,6 +32,11 @@ _MEAN_SCALE = 20.0  # photons a pixel: log(1 + 20 x) spreads 0.02 to 5e4 over th
 _MEAN_TOP = float(np.log1p(_MEAN_SCALE * 5e4))
 _Z_TOP = float(np.log1p(400.0))  # Anscombe significance of a pixel at saturation of a 16-bit counter
 _S_TOP = 1.25  # 1/A, that is 0.8 A
+_LEAST_BIN_PX = 3.5  # of a side, in which broad spots are looked for
+_LEAST_USABLE = 0.5  # of such a bin's pixels
+_BYTES = np.arange(256) / 255.0
+_MEAN_OF = np.expm1(_BYTES * _MEAN_TOP) / _MEAN_SCALE  # what a byte of the pooled image says: photons a pixel,
+_HALF_Z_OF = 0.5 * np.expm1(_BYTES * _Z_TOP)  # and half the significance of the largest pixel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,7 +48,7 @@ class Inputs:
     crops: Bytes
     """(n_crops, crop_px, crop_px): full-resolution surroundings of the strongest spots; zeros where there are fewer."""
     features: FloatArray
-    """(N_FEATURES,): statistics of the spots."""
+    """(N_FEATURES,): statistics of the spots, and of what stands out of the pooled frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +79,35 @@ class Preprocess:
         if run.geometry is not None:
             image[RESOLUTION_CHANNEL][window] = _resolution(run.geometry, (pixels.shape[0], pixels.shape[1]), number.shape)
         image[4][window] = number / np.maximum(np.outer(np.diff(slow_edges), np.diff(fast_edges)), 1)
+        pooled = _bytes(image)
         return Inputs(
-            image=_bytes(image),
+            image=pooled,
             crops=self._crops(converted, mask, (low, high), spots, (offset, scale)),
-            features=spot_features(spots, run),
+            features=self.features(pooled, spots, run, (pixels.shape[0], pixels.shape[1])),
+        )
+
+    def features(self, image: Bytes, spots: Spots, run: Run, shape_px: tuple[int, int]) -> FloatArray:
+        """(N_FEATURES,) from a frame's pooled image, as it leaves here, and its spots: no pixel is needed."""
+        return np.concatenate([spot_features(spots, run), binned_features(self._binned(image, shape_px))])
+
+    def _binned(self, image: Bytes, shape_px: tuple[int, int]) -> Binned:
+        """What the bytes of the pooled image say, in photons; of small detectors in bins of several, so that a bin has some 4 px a side."""
+        slow_edges, fast_edges, corner = self._canvas(shape_px)
+        window = (slice(corner[0], corner[0] + len(slow_edges) - 1), slice(corner[1], corner[1] + len(fast_edges) - 1))
+        pixels = np.outer(np.diff(slow_edges), np.diff(fast_edges)).astype(np.float64)
+        times = math.ceil(_LEAST_BIN_PX * self.size / max(shape_px))
+        number = _BYTES[image[4][window]] * pixels
+        mean = _MEAN_OF[image[0][window]]
+        photons, in_all = _blocks(mean * number, times).sum(axis=(1, 3)), _blocks(pixels, times).sum(axis=(1, 3))
+        largest = (_HALF_Z_OF[image[1][window]] + np.sqrt(mean + 0.375)) ** 2 - 0.375
+        number = _blocks(number, times).sum(axis=(1, 3))
+        number[number < _LEAST_USABLE * in_all] = 0.0
+        return Binned(
+            mean=np.divide(photons, number, out=np.zeros_like(photons), where=number > 0.0),
+            largest=_blocks(largest, times).max(axis=(1, 3)),
+            number=number,
+            seen=_blocks(image[2][window] > 0, times).any(axis=(1, 3)),
+            level=_blocks(image[RESOLUTION_CHANNEL][window], times).max(axis=(1, 3)),
         )
 
     def to_json(self) -> str:
@@ -159,6 +192,14 @@ def _stabilised(value: npt.NDArray[np.floating], background: npt.NDArray[np.floa
     """Anscombe significance of photons above a background, logarithmic, 0 to 1 (not yet clipped)."""
     z = 2.0 * (np.sqrt(value + 0.375) - np.sqrt(background + 0.375))
     return (np.log1p(z.clip(0.0)) / _Z_TOP).astype(np.float32)
+
+
+def _blocks(values: npt.NDArray[Any], times: int) -> npt.NDArray[Any]:
+    """(slow, fast) as (slow / times, times, fast / times, times), filled up with zeros."""
+    slow, fast = (-(-length // times) for length in values.shape)
+    if times > 1:
+        values = np.pad(values, ((0, slow * times - values.shape[0]), (0, fast * times - values.shape[1])))
+    return values.reshape(slow, times, fast, times)
 
 
 def _bytes(unit: FloatArray) -> Bytes:
