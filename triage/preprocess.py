@@ -106,7 +106,7 @@ class Preprocess:
             mean=np.divide(photons, number, out=np.zeros_like(photons), where=number > 0.0),
             largest=_blocks(largest, times).max(axis=(1, 3)),
             number=number,
-            seen=_blocks(image[2][window] > 0, times).any(axis=(1, 3)),
+            seen=np.asarray(_blocks(image[2][window] > 0, times).any(axis=(1, 3))),
             level=_blocks(image[RESOLUTION_CHANNEL][window], times).max(axis=(1, 3)),
         )
 
