@@ -26,7 +26,8 @@ def show(name: str, frames: list[tuple[int, float]]) -> None:
 
 
 def main() -> None:
-    print(f"{SHAPE[0]} x {SHAPE[1]} px, means of {len(SEEDS)} frames\n\n| {SPOTS} spots of I/sigma 7 | finder | new in bins |\n|---|---|---|")
+    print(f"{SHAPE[0]} x {SHAPE[1]} px, means of {len(SEEDS)} frames\n")
+    print(f"| {SPOTS} spots of I/sigma 7 | finder | new in bins |\n|---|---|---|")
     places = scattered(np.random.default_rng(3), SPOTS, SHAPE, apart=60.0, margin=30.0)
     for width in (1.0, 2.0, 3.0, 4.0):
         for background in (0.005, 0.05, 0.5, 5.0):

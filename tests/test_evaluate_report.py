@@ -30,6 +30,7 @@ from training.simulate.draw import draw_scene
 from training.simulate.render import render
 from training.simulate.scene import Scene
 from triage.__main__ import main
+from triage.features import SPOT_FEATURES
 from triage.refusal import ConfigError
 
 pytestmark = pytest.mark.torch
@@ -76,6 +77,13 @@ def test_an_onnx_file_is_asked_frame_by_frame(data: Path, tmp_path: Path) -> Non
     assert found.kind == pytest.approx(expected[:, 4:8])
     assert (found.ice.tolist(), found.inverse_d_per_A.tolist()) == (expected[:, 8].tolist(), expected[:, 9].tolist())
     assert (metadata.name, metadata.preprocess) == ("oracle", SMALL)
+
+
+def test_a_release_that_knows_fewer_features_is_asked_on_the_same_frames(data: Path, tmp_path: Path) -> None:
+    frames = load_frozen(data)
+    older = write_model(tmp_path / "old.onnx", preprocess=dataclasses.replace(SMALL, n_features=len(SPOT_FEATURES)))
+    assert np.array_equal(predict(older, frames)[0].lattices, predict(write_model(tmp_path / "m.onnx"), frames)[0].lattices)
+    assert previous(older, frames).remark.startswith("Judged on the same frames")
 
 
 def test_a_model_of_another_preprocessing_is_refused_in_one_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

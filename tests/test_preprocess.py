@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from synthetic import GEOMETRY, run_of, scattered, with_spots
 
 from triage.core import Mask, Pixels, Run, Spots
+from triage.features import N_FEATURES, SPOT_FEATURES
 from triage.preprocess import N_CHANNELS, Inputs, Preprocess
 from triage.spots import DispersionFinder
 
@@ -257,7 +258,19 @@ def test_json_round_trip(size: int, n_crops: int, crop_px: int) -> None:
     assert Preprocess.from_json(value.to_json()) == value
 
 
-@pytest.mark.parametrize("name", ["version", "spot_finder_version", "n_features"])
+def test_a_model_that_knows_fewer_features_is_given_the_leading_ones() -> None:
+    counts = np.random.default_rng(4).poisson(2.0, (300, 200)).astype(np.uint16)
+    spots = DispersionFinder().find(counts, run_of())
+    older = Preprocess.from_json(Preprocess(n_features=len(SPOT_FEATURES)).to_json())
+    now, then = Preprocess()(counts, spots, run_of()), older(counts, spots, run_of())
+    assert np.array_equal(then.features, now.features[: len(SPOT_FEATURES)])
+    assert np.array_equal(then.image, now.image)
+    for n in (len(SPOT_FEATURES) - 1, N_FEATURES + 1):
+        with pytest.raises(ValueError, match=rf"wants preprocessing n_features {n}, this code makes {len(SPOT_FEATURES)} to {N_FEATURES}$"):
+            Preprocess.from_json(Preprocess(n_features=n).to_json())
+
+
+@pytest.mark.parametrize("name", ["version", "spot_finder_version"])
 def test_another_version_is_refused_by_name(name: str) -> None:
     written = json.loads(Preprocess().to_json())
     written[name] += 1

@@ -72,8 +72,8 @@ def spot_features(spots: Spots, run: Run) -> FloatArray:
 
 
 def beam_check(features: FloatArray) -> BeamCheck | None:
-    """What the features (N_FEATURES,) say of the stated beam centre; None where it was not free (geometry unknown, too few spots)."""
-    named = dict(zip(FEATURE_NAMES, features.tolist(), strict=True))
+    """What the features, SPOT_FEATURES first, say of the beam's place; None where it was not free (geometry unknown, too few spots)."""
+    named = dict(zip(SPOT_FEATURES, features[: len(SPOT_FEATURES)].tolist(), strict=True))
     if named["geometry_known"] == 0.0 or np.expm1(named["log_count_clean"]) < MANY - 0.5 or named["lattice_log_moved_px"] == 0.0:
         return None
     return BeamCheck(

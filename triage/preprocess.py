@@ -18,7 +18,7 @@ import numpy.typing as npt
 from triage.binned_spots import Binned, binned_features
 from triage.binning import Bytes, binned_statistics, edges, measured
 from triage.core import FloatArray, Pixels, Run, Spots
-from triage.features import N_FEATURES, spot_features
+from triage.features import N_FEATURES, SPOT_FEATURES, spot_features
 from triage.geometry import Geometry
 from triage.spots import SPOT_FINDER_VERSION
 
@@ -48,7 +48,7 @@ class Inputs:
     crops: Bytes
     """(n_crops, crop_px, crop_px): full-resolution surroundings of the strongest spots; zeros where there are fewer."""
     features: FloatArray
-    """(N_FEATURES,): statistics of the spots, and of what stands out of the pooled frame."""
+    """(n_features,): statistics of the spots, and of what stands out of the pooled frame."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,7 @@ class Preprocess:
     version: int = PREPROCESS_VERSION
     spot_finder_version: int = SPOT_FINDER_VERSION
     n_features: int = N_FEATURES
+    """The leading ones of FEATURE_NAMES: older models know fewer."""
 
     def __call__(self, pixels: Pixels, spots: Spots, run: Run) -> Inputs:
         """The network's input for one frame (slow, fast) and its spots."""
@@ -87,8 +88,8 @@ class Preprocess:
         )
 
     def features(self, image: Bytes, spots: Spots, run: Run, shape_px: tuple[int, int]) -> FloatArray:
-        """(N_FEATURES,) from a frame's pooled image, as it leaves here, and its spots: no pixel is needed."""
-        return np.concatenate([spot_features(spots, run), binned_features(self._binned(image, shape_px))])
+        """(n_features,) from a frame's pooled image, as it leaves here, and its spots: no pixel is needed."""
+        return np.concatenate([spot_features(spots, run), binned_features(self._binned(image, shape_px))])[: self.n_features]
 
     def _binned(self, image: Bytes, shape_px: tuple[int, int]) -> Binned:
         """What the bytes of the pooled image say, in photons; of small detectors in bins of several, so that a bin has some 4 px a side."""
@@ -122,9 +123,12 @@ class Preprocess:
         except TypeError as error:
             raise ValueError(f"preprocessing parameters of another version ({error})") from None
         now = cls()
-        for name in ("version", "spot_finder_version", "n_features"):
+        for name in ("version", "spot_finder_version"):
             if getattr(value, name) != getattr(now, name):
                 raise ValueError(f"the model wants preprocessing {name} {getattr(value, name)}, this code makes {getattr(now, name)}")
+        if not len(SPOT_FEATURES) <= value.n_features <= now.n_features:
+            makes = f"{len(SPOT_FEATURES)} to {now.n_features}"
+            raise ValueError(f"the model wants preprocessing n_features {value.n_features}, this code makes {makes}")
         return value
 
     def _canvas(self, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], tuple[int, int]]:

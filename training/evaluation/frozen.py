@@ -96,14 +96,13 @@ def predict(model: Path, frames: FrozenSet) -> tuple[Predictions, ModelMetadata]
     """What an ONNX file says of every frame. Raises ModelUnfit when the frames were prepared for another network."""
     metadata = read_metadata(model)
     wanted = json.loads(metadata.preprocess.to_json())
-    if wanted != frames.recipe["preprocess"]:
-        raise ModelUnfit(
-            f"{model}: wants preprocessing {wanted}, {frames.folder} holds {frames.recipe['preprocess']}; use another data folder"
-        )
+    held = frames.recipe["preprocess"]
+    if {**wanted, "n_features": 0} != {**held, "n_features": 0} or wanted["n_features"] > held["n_features"]:
+        raise ModelUnfit(f"{model}: wants preprocessing {wanted}, {frames.folder} holds {held}; use another data folder")
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     arrays, parts, start = frames.arrays, [], 0
     for images, crops in zip(arrays.images, arrays.crops, strict=True):
-        features = arrays.features[start : start + len(images)]
+        features = arrays.features[start : start + len(images), : wanted["n_features"]]
         start += len(images)
         for k in range(0, len(images), _BATCH):
             feed = {"image": images[k : k + _BATCH], "crops": crops[k : k + _BATCH], "features": features[k : k + _BATCH]}
