@@ -11,7 +11,7 @@ from lattice_spots import about, axes_of, lattice, misfit, outliers, reflections
 from triage.core import Cell, Indexed, IndexingStatus, Run, RunKind, Spots
 from triage.indexing import EmbeddedIndexer
 from triage.indexing.bravais import is_flat
-from triage.indexing.observed import observe
+from triage.indexing.centre import View
 from triage.spots import ICE_RINGS_A
 
 CELLS: dict[str, Cell] = {
@@ -160,12 +160,9 @@ def test_a_thick_exposure_is_turned_about_the_header_s_axis() -> None:
     start = turn(rng)
     parts = [lattice(cell, about(AXIS, angle) @ start, run, rng, n=40) for angle in np.linspace(-0.5, 0.5, 5)]
     spots = spots_at(np.vstack(parts), run, rng)
-    assert run.geometry is not None
-    observed = observe(spots, run, run.geometry)
-    found = EmbeddedIndexer()._first(observed, observed.usable, ())
+    found = EmbeddedIndexer()._first(View.of(spots, run), ())
     assert found is not None
-    trial = found.trial
-    np.testing.assert_allclose(trial.spin, np.deg2rad(0.5) * np.asarray(AXIS))
+    np.testing.assert_allclose(found.lattice.trial.spin, np.deg2rad(0.5) * np.asarray(AXIS))
     assert has(EmbeddedIndexer().index(spots, run), cell, start)
 
 
