@@ -73,30 +73,34 @@ class View:
     """The spots that lattices are sought among; those of earlier frames are left out where the rotation axis is not known."""
 
     @classmethod
-    def of(cls, spots: Spots, run: Run, before: Sequence[tuple[int, Spots]] = ()) -> View:
-        """With the beam as the run's geometry states it (ValueError where that is not known)."""
-        if run.geometry is None:
+    def of(cls, spots: Spots, run: Run, before: Sequence[tuple[int, Spots]] = (), moved_px: Sequence[float] | Floats | None = None) -> View:
+        """With the beam as the run's geometry states it (ValueError where that is not known), or moved from there (slow, fast)."""
+        geometry, before = run.geometry, tuple(before)
+        if geometry is None:
             raise ValueError("spots can be indexed only where the geometry is known")
-        observed = _together(spots, run, run.geometry, before)
-        return cls(spots=spots, run=run, before=tuple(before), moved_px=np.zeros(2), geometry=run.geometry, observed=observed)
+        moved = np.zeros(2) if moved_px is None else np.asarray(moved_px, dtype=np.float64)
+        if moved.any():
+            geometry = _with_beam_moved(geometry, moved)
+            spots, before = _seen_in(geometry, spots), tuple((earlier, _seen_in(geometry, other)) for earlier, other in before)
+        observed = _together(spots, run, geometry, before)
+        return cls(spots=spots, run=run, before=before, moved_px=moved, geometry=geometry, observed=observed)
 
     def geometry_moved(self, by_px: Floats) -> Geometry:
         """The geometry with the beam moved by (2,; slow, fast)."""
-        slow, fast = self.geometry.beam_px
-        return replace(self.geometry, beam_px=(slow + float(by_px[0]), fast + float(by_px[1])))
+        return _with_beam_moved(self.geometry, by_px)
 
     def with_beam_moved(self, by_px: Floats) -> View:
         """The same spots with the beam moved by (2,; slow, fast); which of them lie on ice rings is told anew."""
-        geometry = self.geometry_moved(by_px)
-        spots = _seen_in(geometry, self.spots)
-        before = tuple((earlier, _seen_in(geometry, other)) for earlier, other in self.before)
-        observed = _together(spots, self.run, geometry, before)
-        moved = self.moved_px + by_px
-        return View(spots=spots, run=self.run, before=before, moved_px=moved, geometry=geometry, observed=observed)
+        return View.of(self.spots, self.run, self.before, self.moved_px + by_px)
 
     def every_spot(self) -> Observed:
         """All of the frame's own spots."""
         return observe(self.spots, self.run, self.geometry, len(self.spots))
+
+
+def _with_beam_moved(geometry: Geometry, by_px: Floats) -> Geometry:
+    slow, fast = geometry.beam_px
+    return replace(geometry, beam_px=(slow + float(by_px[0]), fast + float(by_px[1])))
 
 
 def _seen_in(geometry: Geometry, spots: Spots) -> Spots:

@@ -67,19 +67,30 @@ class EmbeddedIndexer:
     log10_significance: float = -3.0
     """Of a lattice to be there by chance, all trials counted."""
 
-    def index(self, spots: Spots, run: Run, *, cells: Sequence[Cell] = (), before: Sequence[tuple[int, Spots]] = ()) -> Indexed:
+    def index(
+        self,
+        spots: Spots,
+        run: Run,
+        *,
+        cells: Sequence[Cell] = (),
+        before: Sequence[tuple[int, Spots]] = (),
+        beam_shift_px: tuple[float, float] | None = None,
+    ) -> Indexed:
         """Every lattice of the spots; `cells` are known ones, likeliest first, tried before an unknown one is sought.
 
         `before`: spots of earlier frames of the same rotation, each with how many frames earlier it was taken. Lattices are sought on
-        all of them; what is said is said of `spots`. Without the header's rotation axis they are left out.
+        all of them; what is said is said of `spots`. Without the header's rotation axis they are left out. `beam_shift_px` (slow, fast):
+        where other frames of the run have the beam, from where it is stated; tried first, and where nothing is found so, as it is stated.
         """
         if run.geometry is None:
             return _not(f"the run's geometry is not known ({run.geometry_problem or 'the header states none'})")
-        view = View.of(spots, run, before)
+        view = View.of(spots, run, before, beam_shift_px)
         n_off_ice = int(view.observed.off_ice.sum())
         if n_off_ice < LEAST_SPOTS:
             return _not(f"{n_off_ice} spots off the ice rings; at least {LEAST_SPOTS} are needed")
         found = self._first(view, cells)
+        if found is None and beam_shift_px is not None:
+            found = self._first(View.of(spots, run, before), cells)
         lattices = [] if found is None else self._with_further(found.view.observed, found.lattice)
         if found is None or not lattices:
             return _not("no lattice explains the spots better than chance")

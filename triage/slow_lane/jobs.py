@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from triage.buffer import Sampler
-from triage.core import Indexed, IndexingStatus, Judgement, Run, RunKind, Spots, Verdict
+from triage.core import Cell, Indexed, IndexingStatus, Judgement, Run, RunKind, Spots, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,16 @@ class Job:
     def n_bytes(self) -> int:
         """Roughly what it holds in memory."""
         return 500 + 40 * len(self.spots)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What a run's frames have told of it so far, tried first on its later ones."""
+
+    cell: Cell | None = None
+    """The run's own."""
+    beam_shift_px: tuple[float, float] | None = None
+    """Where the beam is, from where it is stated (slow, fast)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
