@@ -103,9 +103,10 @@ class EmbeddedIndexer:
         best = self._recentred(view, known, oriented, cells)
         if best is not None and best.lattice.trial.n >= _ENOUGH_KNOWN * use.sum():
             return best
+        known_one = best
         bases = candidates(observed, use, SCOPES[0])
         best = _better(best, self._recentred(view, self._unknown(observed, use, [bases]), bases, cells, known=False))
-        if best is not None and best.lattice.trial.n >= _ENOUGH * use.sum():
+        if best is not None and (best is known_one or best.lattice.trial.n >= _ENOUGH * use.sum()):
             return best
         places = [view] if best is None or best.view is view else [best.view, view]
         for place in places:
