@@ -162,7 +162,7 @@ class EmbeddedIndexer:
         return sorted(found, key=lambda lattice: -lattice.trial.n)
 
     def _is_there(self, trial: Trial, log10_trials: float, *, further: bool = False) -> bool:
-        if further and trial.spread[0] > _MOST_BLUNT_PX:
+        if is_flat(trial.a.T) or (further and trial.spread[0] > _MOST_BLUNT_PX):
             return False
         needed = self.log10_significance + (_FURTHER if further else 0.0)
         return trial.n >= LEAST_INDEXED and trial.log10_chance + log10_trials < needed
