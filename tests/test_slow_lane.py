@@ -129,6 +129,9 @@ def test_frames_of_few_spots_are_worth_it_together(lane: Any) -> None:
         0: ("skipped", "6 spots off the ice rings; at least 10 are needed"),
         1: ("not_indexed", "[(1, 6)]"),
     }
+    assert unfit(run, judged(run, 1, p_none=0.8, p_multi=0.0), n_before=6) is None
+    assert unfit(run, judged(run, 1, p_none=0.8, p_multi=0.0)) == "it does not diffract (probability 0.80)"
+    assert unfit(run, judged(run, 1, p_none=0.95, p_multi=0.0), n_before=6) == "it does not diffract (probability 0.95)"
     assert unfit(run, judged(run, 1, n=3), n_before=6) == "3 spots off the ice rings and 6 of the frames before; at least 10 are needed"
 
 
