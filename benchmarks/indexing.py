@@ -199,7 +199,7 @@ def tables(unknown: list[Outcome], given: list[Outcome], consensus: list[Outcome
             ["one lattice: a false second one", share(single(unknown), lambda one: one.false_ones > 0)],
             ["one lattice, given cell: a false second one", share(single(given), lambda one: one.false_ones > 0)],
             ["several: a false one", share([*several, *weak], lambda one: one.false_ones > 0)],
-            ["fraction_unexplained tells several from one, AUROC", f"{_auroc(unknown):.3f}"],
+            *([f"fraction_unexplained tells several from one, AUROC: {name}", _auroc(unknown, chosen)] for name, chosen in STRATA.items()),
         ],
     )
     rows = []
@@ -223,12 +223,32 @@ def _lattices(one: Outcome) -> list[Lattice]:
     return [lattice for lattice, _ in one.frame.counted]
 
 
-def _auroc(outcomes: list[Outcome]) -> float:
+def _is_near(one: Outcome) -> bool:
+    return all(truth.separation_deg < SECOND_DEG for _, truth in one.frame.counted[1:])
+
+
+def _is_faint(one: Outcome) -> bool:
+    return not _is_near(one) and all(truth.intensity_ratio < SECOND_RATIO for _, truth in one.frame.counted[1:])
+
+
+STRATA: dict[str, Callable[[Outcome], bool]] = {
+    "all": lambda _one: True,
+    "a second one as the aim has it": lambda one: second(one) is not None,
+    f"all within {SECOND_DEG:g} deg": _is_near,
+    f"all fainter than {SECOND_RATIO:g}": _is_faint,
+}
+"""Of frames of several lattices."""
+
+
+def _auroc(outcomes: list[Outcome], chosen: Callable[[Outcome], bool]) -> str:
+    """Of the chosen frames of several lattices against all of one, that index; and how many these are."""
     indexed = [one for one in outcomes if one.indexed.fraction_unexplained is not None]
-    several = np.array([one.indexed.fraction_unexplained for one in indexed if len(one.frame.counted) > 1])
+    several = np.array([one.indexed.fraction_unexplained for one in indexed if len(one.frame.counted) > 1 and chosen(one)])
     alone = np.array([one.indexed.fraction_unexplained for one in indexed if len(one.frame.counted) == 1])
+    if not len(several) or not len(alone):
+        return "-"
     higher: npt.NDArray[np.float64] = (several[:, None] > alone) + 0.5 * (several[:, None] == alone)
-    return float(higher.mean())
+    return f"{higher.mean():.2f} ({len(several)} and {len(alone)})"
 
 
 def _both(n: int, seed: int) -> tuple[list[Outcome], list[Outcome]]:
