@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from synthetic import GEOMETRY
@@ -76,6 +76,14 @@ class FakeTogether:
 
     def index(self, spots: Spots, run: Run, *, cells: Sequence[Cell] = (), before: Sequence[tuple[int, Spots]] = ()) -> Indexed:
         return Indexed(status=IndexingStatus.NOT_INDEXED, reason=str([(earlier, len(other)) for earlier, other in before]))
+
+
+@dataclass(frozen=True)
+class FakeWithBeam:
+    """Has the beam 40 px from where it is stated, and says where it was told to look for it first."""
+
+    def index(self, spots: Spots, run: Run, *, cells: Sequence[Cell] = (), beam_shift_px: tuple[float, float] | None = None) -> Indexed:
+        return replace(one(), reason=str(beam_shift_px), beam_shift_px=(24.0, -32.0))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from lattice_spots import about, axes_of, lattice, misfit, outliers, reflections
 from triage.core import Cell, Indexed, IndexingStatus, Run, RunKind, Spots
 from triage.indexing import EmbeddedIndexer
 from triage.indexing.bravais import is_flat
-from triage.indexing.observed import observe
+from triage.indexing.centre import View
+from triage.indexing.search import Trial
 from triage.spots import ICE_RINGS_A
 
 CELLS: dict[str, Cell] = {
@@ -160,12 +161,9 @@ def test_a_thick_exposure_is_turned_about_the_header_s_axis() -> None:
     start = turn(rng)
     parts = [lattice(cell, about(AXIS, angle) @ start, run, rng, n=40) for angle in np.linspace(-0.5, 0.5, 5)]
     spots = spots_at(np.vstack(parts), run, rng)
-    assert run.geometry is not None
-    observed = observe(spots, run, run.geometry)
-    found = EmbeddedIndexer()._first(observed, observed.usable, ())
+    found = EmbeddedIndexer()._first(View.of(spots, run), ())
     assert found is not None
-    trial = found.trial
-    np.testing.assert_allclose(trial.spin, np.deg2rad(0.5) * np.asarray(AXIS))
+    np.testing.assert_allclose(found.lattice.trial.spin, np.deg2rad(0.5) * np.asarray(AXIS))
     assert has(EmbeddedIndexer().index(spots, run), cell, start)
 
 
@@ -316,3 +314,19 @@ def test_the_same_spots_give_the_same_answer_in_any_order() -> None:
 @pytest.mark.parametrize(("third", "flat"), [((0.0, 0.0, 9.0), False), ((3.0, 5.0, 0.0), True), ((3.0, 5.0, 1e-4), True)])
 def test_three_vectors_in_a_plane_span_no_cell(third: tuple[float, float, float], flat: bool) -> None:
     assert is_flat(np.array([[7.0, 0.0, 0.0], [0.0, 8.0, 0.0], third])) is flat
+
+
+def test_a_lattice_refined_flat_is_none() -> None:
+    trial = Trial(
+        a=np.array([[0.02, 0.0, 0.02], [0.0, 0.02, 0.02], [0.0, 0.0, 1e-9]]),
+        shift_px=np.zeros(2),
+        spin=np.zeros(3),
+        spread=np.array([0.5, 0.003]),
+        inside=np.ones(40, dtype=bool),
+        hkl=np.ones((40, 3)),
+        away=np.zeros((40, 2)),
+        log10_chance=-90.0,
+    )
+    assert not EmbeddedIndexer()._is_there(trial, 15.0)
+    trial.a[2, 2] = 0.02
+    assert EmbeddedIndexer()._is_there(trial, 15.0)

@@ -9,11 +9,11 @@ from functools import partial
 
 import numpy as np
 import pytest
-from fake_indexers import DIE, HANG, NONE, ONE, RAISE, SLOW, FakeIndexer, indexable_run, judged, spots_telling
+from fake_indexers import DIE, HANG, NONE, ONE, RAISE, SLOW, FakeIndexer, FakeWithBeam, indexable_run, judged, spots_telling
 from test_pipeline import ListSink
 
 from triage.buffer import Mode
-from triage.core import Event, Frame, Indexing, Judgement, Pixels, Run, RunEnd, RunFinished, RunStarted, Spots, Verdict
+from triage.core import Event, Frame, Indexer, Indexing, Judgement, Pixels, Run, RunEnd, RunFinished, RunStarted, Spots, Verdict
 from triage.early_lane import Judge
 from triage.pipeline import NOT_INDEXED_IN_TIME, STOPPED_REASON, Lane, Pipeline
 from triage.slow_lane import Plan, SlowLane
@@ -31,7 +31,7 @@ def telling(orders: Sequence[float]) -> Callable[[Frame], Verdict]:
     return lambda frame: judged(frame.run, frame.index, orders[frame.index])
 
 
-def all_of(plan: Plan, indexer: Callable[[], FakeIndexer] = FakeIndexer) -> SlowLane:
+def all_of(plan: Plan, indexer: Callable[[], Indexer] = FakeIndexer) -> SlowLane:
     return SlowLane(indexer, engine="fake", plan=plan)
 
 
@@ -65,6 +65,16 @@ def test_everything_is_indexed_before_its_runs_end_whatever_becomes_of_the_proce
             assert (record.run_id, record.frame) in seen
             assert record.latency_ms > 0
     assert sink.closed == 1
+
+
+def test_a_runs_own_beam_is_tried_first_on_its_later_frames_and_not_on_the_next_runs() -> None:
+    sink = ListSink()
+    a, b = indexable_run("a"), indexable_run("b")
+    Pipeline([*whole(a, 40), *whole(b, 2)], telling([ONE] * 40), [sink], slow=all_of(EVERYTHING, FakeWithBeam)).run()
+    told = {(r.run_id, r.frame): r.indexed.reason for r in sink.records if isinstance(r, Indexing)}
+    assert [told["a", frame] for frame in range(3)] == ["None"] * 3
+    assert told["a", 39] == "(24.0, -32.0)"
+    assert [told["b", frame] for frame in range(2)] == ["None"] * 2
 
 
 def test_a_slow_indexer_never_delays_the_early_lane() -> None:

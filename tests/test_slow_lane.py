@@ -28,6 +28,7 @@ from fake_indexers import (
     FakeEngineWithAName,
     FakeIndexer,
     FakeTogether,
+    FakeWithBeam,
     absent,
     broken,
     indexable_run,
@@ -36,7 +37,7 @@ from fake_indexers import (
 )
 
 from triage.core import Indexed, Judgement, Run, RunKind, Verdict
-from triage.slow_lane import Job, Outcome, Plan, SlowLane, unfit
+from triage.slow_lane import Job, Known, Outcome, Plan, SlowLane, unfit
 from triage.slow_lane.jobs import LAGS, JobQueue, Recent
 from triage.slow_lane.lane import MOST_BYTES
 
@@ -128,6 +129,9 @@ def test_frames_of_few_spots_are_worth_it_together(lane: Any) -> None:
         0: ("skipped", "6 spots off the ice rings; at least 10 are needed"),
         1: ("not_indexed", "[(1, 6)]"),
     }
+    assert unfit(run, judged(run, 1, p_none=0.8, p_multi=0.0), n_before=6) is None
+    assert unfit(run, judged(run, 1, p_none=0.8, p_multi=0.0)) == "it does not diffract (probability 0.80)"
+    assert unfit(run, judged(run, 1, p_none=0.95, p_multi=0.0), n_before=6) == "it does not diffract (probability 0.95)"
     assert unfit(run, judged(run, 1, n=3), n_before=6) == "3 spots off the ice rings and 6 of the frames before; at least 10 are needed"
 
 
@@ -226,12 +230,24 @@ def test_known_cells_and_the_runs_own_are_handed_over(lane: Any) -> None:
     slow = lane(complete=True, every=1, cells=(given,))
     offer(slow, [judged(RUN, 0)])
     assert [o.indexed.solutions[0].cell for o in drained(slow)] == [given]
-    slow.know(RUN.id, own)
+    slow.know(RUN.id, Known(cell=own))
     offer(slow, [judged(RUN, 1)])
     assert [o.indexed.solutions[0].cell for o in drained(slow)] == [own]
     other = indexable_run("other")
     offer(slow, [judged(other, 0)], other)
     assert [o.indexed.solutions[0].cell for o in drained(slow)] == [given]
+
+
+def test_where_the_runs_frames_have_the_beam_is_handed_over(lane: Any) -> None:
+    slow = lane(FakeWithBeam, complete=True, every=1)
+    offer(slow, [judged(RUN, 0)])
+    assert [o.indexed.reason for o in drained(slow)] == ["None"]
+    slow.know(RUN.id, Known(beam_shift_px=(24.0, -32.0)))
+    offer(slow, [judged(RUN, 1)])
+    assert [o.indexed.reason for o in drained(slow)] == ["(24.0, -32.0)"]
+    other = indexable_run("other")
+    offer(slow, [judged(other, 0)], other)
+    assert [o.indexed.reason for o in drained(slow)] == ["None"]
 
 
 # when it lags

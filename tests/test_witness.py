@@ -42,7 +42,7 @@ from triage.sinks.columns import INDEXING_COLUMNS
 from triage.sinks.dials_selection import DialsSelection
 from triage.sinks.good_frames import GoodFramesSink
 from triage.sinks.hdf5 import Hdf5Sink
-from triage.slow_lane import Outcome
+from triage.slow_lane import Known, Outcome
 from triage.witness import RunCells, Witness, agreement
 
 RUN = indexable_run()
@@ -187,10 +187,10 @@ class ByVolume:
 def test_a_run_counts_what_is_indexed_and_hands_its_cell_over() -> None:
     fold = RunFold(RUN, FoldParts(witness=lambda: Witness(cells=ByVolume())))
     for frame, indexed in enumerate([one(), NOT, one(), one()]):
-        assert fold.consensus is None
+        assert fold.known == Known()
         [record] = fold.indexed(outcome(frame, indexed))
         assert isinstance(record, Indexing)
-    assert fold.consensus == CELL
+    assert fold.known == Known(cell=CELL)
     assert (record.cells[0].n, record.is_outlier) == (3, False)
     assert fold.finish(complete=True, reason=None).indexed == 3
 
@@ -279,11 +279,15 @@ def test_cells_unlike_the_runs_raise_and_like_ones_clear() -> None:
 def test_who_hears_the_classical_witness(kind: RunKind | None) -> None:
     run = replace(RUN, kind=kind)
     named = [type(p).__name__ for p in policies_for(run, FlagsSettings()) if isinstance(p, IndexingPolicy)]
-    assert named == ["CellOutlierPolicy"]
+    assert named == ["SourcePolicy", "CellOutlierPolicy"]
     fused = policies_for(run, FlagsSettings(evidence=Evidence.FUSED))
-    assert [type(p).__name__ for p in fused if isinstance(p, IndexingPolicy)] == ["CellOutlierPolicy", "FusedMultiLatticePolicy"]
+    assert [type(p).__name__ for p in fused if isinstance(p, IndexingPolicy)] == [
+        "SourcePolicy",
+        "CellOutlierPolicy",
+        "FusedMultiLatticePolicy",
+    ]
     grid = policies_for(replace(RUN, kind=RunKind.GRID), FlagsSettings(evidence=Evidence.FUSED))
-    assert not [p for p in grid if isinstance(p, IndexingPolicy)]
+    assert [type(p).__name__ for p in grid if isinstance(p, IndexingPolicy)] == ["SourcePolicy"]
 
 
 # sinks

@@ -480,7 +480,11 @@ class Classifier(Protocol):
 
 
 class Indexer(Protocol):
-    """Indexing of one frame's spots; never raises for want of a lattice."""
+    """Indexing of one frame's spots; never raises for want of a lattice.
+
+    One that tells `Indexed.beam_shift_px` also takes an argument of that name, `tuple[float, float] | None`: where earlier frames of the
+    run have the beam, from where it is stated, tried first.
+    """
 
     def index(self, spots: Spots, run: Run, *, cells: Sequence[Cell] = ()) -> Indexed:
         """Every lattice of the spots; `cells` are known ones, likeliest first, tried before an unknown one is sought."""

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from triage.core import (
-    Cell,
     Decay,
     Flag,
     FlagPolicy,
@@ -23,7 +22,7 @@ from triage.core import (
     RunStarted,
     Verdict,
 )
-from triage.slow_lane import Outcome
+from triage.slow_lane import Known, Outcome
 from triage.witness import Witness
 
 _BLOCK = 65_536
@@ -107,9 +106,9 @@ class RunFold:
                 yield self.note(flag)
 
     @property
-    def consensus(self) -> Cell | None:
-        """The run's own cell, once indexing has shown it."""
-        return self._witness.consensus
+    def known(self) -> Known:
+        """The run's own cell and beam centre, once indexing has shown them."""
+        return self._witness.known
 
     def indexed(self, outcome: Outcome) -> Iterator[Record]:
         """The indexing record of a frame, then the flags it raises or clears."""

@@ -194,7 +194,7 @@ class Pipeline:
             for record in fold.indexed(outcome):
                 self._emit(record)
         if outcomes and self._slow is not None:
-            self._slow.know(fold.run.id, fold.consensus)
+            self._slow.know(fold.run.id, fold.known)
 
     def _finish_indexing(self, fold: RunFold) -> None:
         """Waits for the slow lane as long as the mode allows, and gives up the rest, so that nothing of a run comes after its end."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
+from triage.beam import BeamCentres
 from triage.cells import SAME_WITHIN, CellCluster, UnitCells, voronoi_lengths
 from triage.core import Agreement, Cell, CellShare, Indexed, Indexing, IndexingStatus, Judgement, Solution
-from triage.slow_lane import Outcome
+from triage.slow_lane import Known, Outcome
 
 SEVERAL_AT = 0.5
 """The network says several lattices from this probability on."""
@@ -18,6 +20,8 @@ SEVERAL_AT = 0.5
 _LEAST_TO_TELL = 10  # indexed frames, before one can be called unlike the others
 _LEAST_OF_A_CLUSTER = 3
 _MOST_SHARES = 4
+_LEAST_SHIFT_PX = 2.0
+"""Of the beam from where it is stated: less, the fit of any lattice finds by itself."""
 
 Fuse = Callable[[float, Indexed, int], float]
 """The network's probability, what indexing said, and the number of spots off the ice rings, to the fused probability."""
@@ -93,12 +97,17 @@ class Witness:
     def __init__(self, cells: CellTracker | None = None, fuse: Fuse | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         """Without `fuse`, the network's probability stands."""
         self._cells, self._fuse, self._clock = cells, fuse, clock
+        self._beam = BeamCentres()
         self.n_indexed = 0
 
     @property
-    def consensus(self) -> Cell | None:
-        """The run's own cell, once it is known."""
-        return None if self._cells is None else self._cells.consensus
+    def known(self) -> Known:
+        """The run's own cell and beam centre, once frames agree on them."""
+        beam = self._beam.agreed()
+        return Known(
+            cell=None if self._cells is None else self._cells.consensus,
+            beam_shift_px=None if beam is None or math.hypot(*beam.shift_px) < _LEAST_SHIFT_PX else beam.shift_px,
+        )
 
     def record(self, outcome: Outcome) -> Indexing:
         """The record of a frame's outcome; called once a frame."""
@@ -106,6 +115,8 @@ class Witness:
         shares: tuple[CellShare, ...] = ()
         if indexed.status is IndexingStatus.INDEXED:
             self.n_indexed += 1
+            if indexed.solutions:
+                self._beam.add(outcome.frame, indexed.beam_shift_px, indexed.solutions[0].n_indexed)
             if self._cells is not None and indexed.solutions:
                 is_outlier = self._cells.add(outcome.frame, indexed.solutions[0])
                 shares = self._cells.shares

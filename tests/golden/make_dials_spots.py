@@ -27,9 +27,10 @@ CBF_FILES = ("DLS_I03_smargon_0001.cbf.gz", "run2_1_00148.cbf.bz2", "dlsnxs2cbf_
 MARGIN = 4
 
 
-def found_by_dials(path, algorithm, least_pixels=3):
-    """DIALS' strong spots, and the image with its trusted pixels."""
+def found_by_dials(path, algorithm, least_pixels=3, *, kernel=3):
+    """DIALS' strong spots, and the image with its trusted pixels; `kernel` is half the window of the local background."""
     arguments = [f"spotfinder.threshold.algorithm={algorithm}", "spotfinder.mp.nproc=1", f"spotfinder.filter.min_spot_size={least_pixels}"]
+    arguments.append(f"spotfinder.threshold.dispersion.kernel_size={kernel},{kernel}")
     params, _ = ArgumentParser(phil=phil_scope).parse_args(args=arguments, show_diff_phil=False)
     experiments = ExperimentListFactory.from_filenames([str(path)])
     table = flex.reflection_table.from_observations(experiments, params)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from itertools import pairwise
 
-from triage.core import BeamCheck, Flag, Progress, Run, Severity, Verdict
+from triage.beam import AgreedBeam, BeamCentres
+from triage.core import BeamCheck, Flag, Indexing, Progress, Run, Severity, Verdict
 from triage.flags.persistence import Clear, FlagThreshold, Raise
 from triage.flags.report import Report, Words
 from triage.flags.watch import Watch
@@ -67,6 +69,10 @@ _BEAM_GAIN, _BEAM_NEED = 0.1, 0.7
 """A stated beam centre is doubted where a lattice explains so many more of the spots, and so many in all, with another one."""
 
 
+_BEAM_FRAMES, _BEAM_OFF_PX = 5, 5.0
+"""Lattices of so many frames that agree, on a beam centre so far from the stated one, say where it is."""
+
+
 class SourcePolicy:
     """`source`: the geometry cannot be used (said once, at the first frame), the beam centre is off, or frames cannot be judged."""
 
@@ -77,6 +83,7 @@ class SourcePolicy:
         self._failures = Watch(run.id, "source", threshold, Severity.WARNING, report)
         self._beam = Watch(run.id, "source", threshold, Severity.WARNING, report)
         self._beam_px = run.geometry.beam_px if run.geometry is not None else None
+        self._indexed, self._said_beam = BeamCentres(), False
         self._n = threshold.n
         self._errors = 0
         self._failed = 0
@@ -94,6 +101,19 @@ class SourcePolicy:
         self._next_frame = verdict.frame + 1
         return flags
 
+    def witness(self, indexing: Indexing) -> Iterable[Flag]:
+        """A flag, once, where the lattices of several frames agree on a beam centre that is not the stated one."""
+        solutions = indexing.indexed.solutions
+        if self._said_beam or self._beam_px is None or not solutions:
+            return []
+        self._indexed.add(indexing.frame, indexing.indexed.beam_shift_px, solutions[0].n_indexed)
+        beam = self._indexed.agreed()
+        if beam is None or beam.n < _BEAM_FRAMES or math.hypot(*beam.shift_px) < _BEAM_OFF_PX:
+            return []
+        self._said_beam = True
+        words = Words(severity=Severity.WARNING, reason=_where_beam_is(self._beam_px, beam))
+        return [self._report.raised(beam.first_frame, max(indexing.frame, beam.first_frame), words)]
+
     def _count_failures(self, verdict: Verdict, progress: Progress) -> list[Flag]:
         """Failed frames have a verdict with an error; undecodable messages are known from the books alone."""
         if verdict.error is not None:
@@ -110,7 +130,7 @@ class SourcePolicy:
 
     def _check_beam(self, verdict: Verdict) -> list[Flag]:
         """Of frames with a lattice and spots enough, those that it explains far better with another beam centre."""
-        if verdict.judgement is None or (check := verdict.judgement.beam) is None or check.moved < _BEAM_NEED:
+        if self._said_beam or verdict.judgement is None or (check := verdict.judgement.beam) is None or check.moved < _BEAM_NEED:
             return []
         doubted = check.moved - check.stated > _BEAM_GAIN
         return self._beam.update(verdict.frame, float(doubted), lambda found: self._why_beam(found, check), _why_not_beam)
@@ -135,6 +155,15 @@ class SourcePolicy:
 
 def _why_not_beam(found: Clear) -> str:
     return f"The stated beam centre fits the spots of {found.below} of the last {found.of} frames."
+
+
+def _where_beam_is(stated_px: tuple[float, float], beam: AgreedBeam) -> str:
+    slow, fast = stated_px[0] + beam.shift_px[0], stated_px[1] + beam.shift_px[1]
+    return (
+        f"The beam is at ({slow:.1f}, {fast:.1f}) px (slow, fast) by the lattices of {beam.n} frames, which agree to "
+        f"{beam.scatter_px:.1f} px; it is stated at ({stated_px[0]:.1f}, {stated_px[1]:.1f}): "
+        f"set 'source.geometry.beam_px=[{slow:.1f},{fast:.1f}]'."
+    )
 
 
 def _geometry_words(run: Run) -> Words:

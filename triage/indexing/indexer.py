@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +26,7 @@ from triage.indexing.model import (
     with_spin,
 )
 from triage.indexing.observed import Bools, Floats, Observed
-from triage.indexing.search import SCOPES, START, Trial, settle, unknown_cell
+from triage.indexing.search import SCOPES, START, Scope, Trial, candidates, likeliest, settle
 
 LEAST_SPOTS = 10
 """Off the ice rings, below which nothing is sought."""
@@ -49,8 +49,12 @@ _LOG10_STRAINS = 2.0
 """Cells a little larger or smaller than a known one that can be told apart, roughly."""
 _NEARLY_ALL = 0.9
 """Of the spots, that a lattice must explain for its symmetry to speak for the stated beam centre."""
+_ORIENTATIONS = 8
+"""Of a known cell, that a beam centre is sought with where none of them explains the spots with the stated one."""
 _ENOUGH = 0.6
 """Of the spots, that a lattice must explain for no other scope to be tried."""
+_MANY_LEFT = 0.25
+"""Of the spots, left over by the lattices found, for a further one of another cell to be sought with every scope."""
 _ENOUGH_KNOWN = 0.3
 """Of the spots, that a lattice of a known cell must explain for an unknown one not to be sought as well."""
 
@@ -63,46 +67,81 @@ class EmbeddedIndexer:
     log10_significance: float = -3.0
     """Of a lattice to be there by chance, all trials counted."""
 
-    def index(self, spots: Spots, run: Run, *, cells: Sequence[Cell] = (), before: Sequence[tuple[int, Spots]] = ()) -> Indexed:
+    def index(
+        self,
+        spots: Spots,
+        run: Run,
+        *,
+        cells: Sequence[Cell] = (),
+        before: Sequence[tuple[int, Spots]] = (),
+        beam_shift_px: tuple[float, float] | None = None,
+    ) -> Indexed:
         """Every lattice of the spots; `cells` are known ones, likeliest first, tried before an unknown one is sought.
 
         `before`: spots of earlier frames of the same rotation, each with how many frames earlier it was taken. Lattices are sought on
-        all of them; what is said is said of `spots`. Without the header's rotation axis they are left out.
+        all of them; what is said is said of `spots`. Without the header's rotation axis they are left out. `beam_shift_px` (slow, fast):
+        where other frames of the run have the beam, from where it is stated; tried first, and where nothing is found so, as it is stated.
         """
         if run.geometry is None:
             return _not(f"the run's geometry is not known ({run.geometry_problem or 'the header states none'})")
-        view = View.of(spots, run, before)
+        view = View.of(spots, run, before, beam_shift_px)
         n_off_ice = int(view.observed.off_ice.sum())
         if n_off_ice < LEAST_SPOTS:
             return _not(f"{n_off_ice} spots off the ice rings; at least {LEAST_SPOTS} are needed")
-        view, first = self._recentred(view, self._first(view.observed, view.observed.usable, cells), cells)
-        lattices = [] if first is None else self._with_further(view.observed, first)
-        if not lattices:
+        found = self._first(view, cells)
+        if found is None and beam_shift_px is not None:
+            found = self._first(View.of(spots, run, before), cells)
+        lattices = [] if found is None else self._with_further(found.view.observed, found.lattice)
+        if found is None or not lattices:
             return _not("no lattice explains the spots better than chance")
-        return _indexed(view, lattices)
+        return _indexed(found.view, lattices)
 
-    def _recentred(self, view: View, first: Lattice | None, cells: Sequence[Cell]) -> tuple[View, Lattice | None]:
-        """The frame with the beam elsewhere and the first lattice there, where that is less likely to be chance, all centres counted.
+    def _first(self, view: View, cells: Sequence[Cell]) -> _Found | None:
+        """The first lattice: of a known cell, or of any; with the beam where the view has it, or where that leaves it blunt, elsewhere."""
+        observed, use = view.observed, view.observed.usable
+        known, oriented = self._of_cells(observed, cells)
+        best = self._recentred(view, known, oriented, cells)
+        if best is not None and best.lattice.trial.n >= _ENOUGH_KNOWN * use.sum():
+            return best
+        known_one = best
+        bases = candidates(observed, use, SCOPES[0])
+        best = _better(best, self._recentred(view, self._unknown(observed, use, [bases]), bases, cells, known=False))
+        if best is not None and (best is known_one or best.lattice.trial.n >= _ENOUGH * use.sum()):
+            return best
+        places = [view] if best is None or best.view is view else [best.view, view]
+        for place in places:
+            wider = self._unknown(place.observed, place.observed.usable, _scopes(place.observed, place.observed.usable, SCOPES[1:]))
+            best = _better(best, _found(place, wider if place is view else _of_a_search(wider)))
+        return best
 
-        Where the lattice `first` is sharp with the beam as it is stated, no other is sought.
+    def _recentred(
+        self, view: View, first: Lattice | None, lattices: Sequence[Floats], cells: Sequence[Cell], *, known: bool = True
+    ) -> _Found | None:
+        """The lattice `first`, or one with the beam elsewhere, where that is less likely to be chance, all centres counted.
+
+        Where `first` is sharp, no other is sought; `lattices` (matrices A, unfitted) are what its centre is sought with. With the beam
+        elsewhere `cells` are tried first, and where they are not all that is `known`, those lattices.
         """
-        observed = view.observed
-        if first is not None and is_sharp(observed, observed.usable, first):
-            return view, first
-        move_px = free_centre(view)
-        if move_px is None:
-            return view, first
-        moved = view.with_beam_moved(move_px)
-        other = self._first(moved.observed, moved.observed.usable, cells)
+        here = _found(view, first)
+        if first is not None and is_sharp(view.observed, view.observed.usable, first):
+            return here
+        move = free_centre(view, lattices) if len(lattices) else None
+        if move is None:
+            return here
+        moved = view.with_beam_moved(move.by_px)
+        observed, use = moved.observed, moved.observed.usable
+        other, _ = self._of_cells(observed, cells)
+        if not known and (other is None or other.trial.n < _ENOUGH_KNOWN * use.sum()):
+            other = _least([other, self._unknown(observed, use, [move.lattices])])
+        other = _of_a_search(other)
         if other is None:
-            return view, first
-        other = replace(other, log10_trials=other.log10_trials + LOG10_CENTRES)
-        if first is not None and _keeps_symmetry(observed, first, other):
-            return view, first
+            return here
+        if first is not None and _keeps_symmetry(view.observed, first, other):
+            return here
         needed = 0.0 if first is None else _worth(first)
         if not self._is_there(other.trial, other.log10_trials) or _worth(other) > needed + self.log10_significance:
-            return view, first
-        return moved, other
+            return here
+        return _Found(view=moved, lattice=other)
 
     def _with_further(self, observed: Observed, first: Lattice) -> list[Lattice]:
         """The first lattice and those of the spots that it leaves over, strongest first."""
@@ -123,37 +162,41 @@ class EmbeddedIndexer:
         return sorted(found, key=lambda lattice: -lattice.trial.n)
 
     def _is_there(self, trial: Trial, log10_trials: float, *, further: bool = False) -> bool:
-        if further and trial.spread[0] > _MOST_BLUNT_PX:
+        if is_flat(trial.a.T) or (further and trial.spread[0] > _MOST_BLUNT_PX):
             return False
         needed = self.log10_significance + (_FURTHER if further else 0.0)
         return trial.n >= LEAST_INDEXED and trial.log10_chance + log10_trials < needed
 
-    def _first(self, observed: Observed, use: Bools, cells: Sequence[Cell]) -> Lattice | None:
-        found = [lattice for cell in cells if (lattice := self._known(observed, use, cell)) is not None]
-        best = min(found, key=_worth, default=None)
-        if best is not None and best.trial.n >= _ENOUGH_KNOWN * use.sum():
-            return best
-        unknown = self._unknown(observed, use)
-        return min((one for one in (best, unknown) if one is not None), key=_worth, default=None)
+    def _of_cells(self, observed: Observed, cells: Sequence[Cell]) -> tuple[Lattice | None, list[Floats]]:
+        """The best lattice of known cells, and the orientations (matrices A, unfitted) that were tried for it."""
+        use, tried = observed.usable, list[Floats]()
+        best: Lattice | None = None
+        for cell in cells:
+            lattice, orientations = self._known(observed, use, cell)
+            tried += orientations[:_ORIENTATIONS]
+            best = _least([best, lattice])
+        return best, tried
 
-    def _known(self, observed: Observed, use: Bools, cell: Cell) -> Lattice | None:
+    def _known(self, observed: Observed, use: Bools, cell: Cell) -> tuple[Lattice | None, list[Floats]]:
         direct = np.linalg.inv(busing_levy(cell))
         log10_trials = _log10_orientations(observed, use, np.pi) + _LOG10_STRAINS
         stated = next(iter(settings(direct, _EXACT_DEG)))
-        lattice = _oriented(observed, use, anywhere(observed, use, direct), stated, log10_trials)
+        orientations = anywhere(observed, use, direct)
+        lattice = _oriented(observed, use, orientations, stated, log10_trials)
         if not self._is_there(lattice.trial, log10_trials):
-            return None
+            return None, orientations
         best = with_spin(observed, use, primitive(observed, use, lattice.trial, ways=TURNS), ways=TURNS)
         if is_flat(best.a.T):
-            return None
-        return under(observed, use, best, next(iter(settings(np.linalg.inv(best.a), _EXACT_DEG))), log10_trials)
+            return None, orientations
+        return under(observed, use, best, next(iter(settings(np.linalg.inv(best.a), _EXACT_DEG))), log10_trials), orientations
 
-    def _unknown(self, observed: Observed, use: Bools) -> Lattice | None:
+    def _unknown(self, observed: Observed, use: Bools, options: Iterable[Sequence[Floats]]) -> Lattice | None:
+        """A lattice of any cell, from the first of `options` (matrices A, unfitted) that explain enough."""
         if int(use.sum()) < LEAST_SPOTS:
             return None
         best: Trial | None = None
-        for scope in SCOPES:
-            trials = [primitive(observed, use, trial) for trial in unknown_cell(observed, use, scope)[:4]]
+        for lattices in options:
+            trials = [primitive(observed, use, trial) for trial in likeliest(observed, use, lattices)[:4]]
             best = min([trial for trial in (best, *trials) if trial is not None], key=lambda trial: trial.log10_chance, default=None)
             if best is not None and self._is_there(best, _LOG10_UNKNOWN) and best.n >= _ENOUGH * use.sum():
                 break
@@ -174,7 +217,40 @@ class EmbeddedIndexer:
             lattice = _oriented(observed, use, options, first.setting, log10_trials, like=first.trial)
             if self._is_there(lattice.trial, log10_trials, further=True):
                 return lattice
-        return self._unknown(observed, use)
+        scopes = SCOPES if use.sum() >= _MANY_LEFT * observed.usable.sum() else SCOPES[:1]
+        return self._unknown(observed, use, _scopes(observed, use, scopes))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Found:
+    """A frame's first lattice, and where the beam is then."""
+
+    view: View
+    lattice: Lattice
+
+
+def _found(view: View, lattice: Lattice | None) -> _Found | None:
+    return None if lattice is None else _Found(view=view, lattice=lattice)
+
+
+def _of_a_search(lattice: Lattice | None) -> Lattice | None:
+    """The lattice, its beam centre having been sought: the centres that were tried count too."""
+    return None if lattice is None else replace(lattice, log10_trials=lattice.log10_trials + LOG10_CENTRES)
+
+
+def _least(lattices: Iterable[Lattice | None]) -> Lattice | None:
+    """The one that is least likely to be chance."""
+    return min((lattice for lattice in lattices if lattice is not None), key=_worth, default=None)
+
+
+def _better(one: _Found | None, other: _Found | None) -> _Found | None:
+    """The one that is less likely to be chance."""
+    return min((found for found in (one, other) if found is not None), key=lambda found: _worth(found.lattice), default=None)
+
+
+def _scopes(observed: Observed, use: Bools, scopes: Iterable[Scope]) -> Iterator[list[Floats]]:
+    """The candidates of each scope, made when they are asked for."""
+    return (candidates(observed, use, scope) for scope in scopes)
 
 
 def _worth(lattice: Lattice) -> float:

@@ -21,7 +21,7 @@ MOST_SPOTS = 500
 _LINE_HALF_PX = 0.75
 _LEAST_ON_LINE = 7
 _SAME_PX = 2.0
-_OF_SPOTS = ("positions_px", "per_px_A", "s", "off_ice", "on_line", "strength")
+_OF_SPOTS = ("positions_px", "turned_rad", "per_px_A", "s", "off_ice", "on_line", "strength")
 
 
 class Measured(NamedTuple):
@@ -42,6 +42,8 @@ class Observed:
     measured: Measured
     positions_px: Floats
     """(n, 2) slow, fast."""
+    turned_rad: Floats
+    """(n,) by which spots of other exposures were turned about `axis`; zero for the frame's own."""
     per_px_A: Floats
     """(n,) how far a pixel is across the ray, 1/A."""
     s: Floats
@@ -88,6 +90,7 @@ def observe(spots: Spots, run: Run, geometry: Geometry, most: int = MOST_SPOTS) 
             per_px=np.ascontiguousarray(np.stack(steps, axis=-1)),
         ),
         positions_px=positions,
+        turned_rad=np.zeros(len(positions)),
         per_px_A=np.sqrt(area),
         s=np.linalg.norm(q, axis=1),
         off_ice=~spots.on_ice[kept],
@@ -111,7 +114,7 @@ def together(own: Observed, others: Sequence[tuple[float, Observed]], most: int 
     parts, seen = [own], own.positions_px
     for angle_rad, other in sorted(others, key=lambda pair: abs(pair[0])):
         fresh = ~_shared(other.positions_px, seen)
-        parts.append(_turned(_chosen(other, np.flatnonzero(fresh)), own.axis * angle_rad))
+        parts.append(_turned(_chosen(other, np.flatnonzero(fresh)), own.axis, angle_rad))
         seen = np.concatenate([seen, other.positions_px])
     every = _joined(parts)
     kept = np.argsort(-every.strength, kind="stable")[:most]
@@ -126,16 +129,27 @@ def _shared(positions_px: Floats, seen_px: Floats) -> Bools:
     return np.asarray((np.hypot(apart[..., 0], apart[..., 1]) < _SAME_PX).any(axis=1))
 
 
-def _turned(observed: Observed, turn: Floats) -> Observed:
-    """The same spots with the crystal, its rays and the detector turned by `turn` (3,), a rotation vector in rad."""
-    rotation = rotations(turn[None])[0]
+def remeasured(observed: Observed, geometry: Geometry) -> Observed:
+    """The same spots, in the same order, with q and rays as another geometry has them; how these move with the beam is left as it is."""
+    q = geometry.scattering_vectors_per_A(observed.positions_px)
+    ray = q * geometry.wavelength_A + np.array([0.0, 0.0, 1.0])
+    if observed.axis is not None and observed.turned_rad.any():
+        turns = rotations(observed.turned_rad[:, None] * observed.axis)
+        q, ray = np.einsum("nij,nj->ni", turns, q), np.einsum("nij,nj->ni", turns, ray)
+    measured = observed.measured._replace(q=np.ascontiguousarray(q), ray=np.ascontiguousarray(ray))
+    return replace(observed, measured=measured, s=np.linalg.norm(q, axis=1))
+
+
+def _turned(observed: Observed, axis: Floats, angle_rad: float) -> Observed:
+    """The same spots with the crystal, its rays and the detector turned about `axis` (3,)."""
+    rotation = rotations(axis[None] * angle_rad)[0]
     q, ray, per_px = observed.measured
     measured = Measured(
         q=np.ascontiguousarray(q @ rotation.T),
         ray=np.ascontiguousarray(ray @ rotation.T),
         per_px=np.ascontiguousarray(np.einsum("ij,njk->nik", rotation, per_px)),
     )
-    return replace(observed, measured=measured)
+    return replace(observed, measured=measured, turned_rad=observed.turned_rad + angle_rad)
 
 
 def _chosen(observed: Observed, which: npt.NDArray[np.intp]) -> Observed:
@@ -155,9 +169,11 @@ def _on_line(positions_px: Floats, shape_px: tuple[int, int]) -> Bools:
     """Which of the spots (n, 2) lie in a row or column of pixels that has far more of them (6 sigma and 4) than chance would."""
     n, result = len(positions_px), np.zeros(len(positions_px), dtype=bool)
     for k in range(2):
-        near = np.abs(positions_px[:, None, k] - positions_px[None, :, k]) < _LINE_HALF_PX
+        place = positions_px[:, k]
+        along = np.sort(place)
+        near = np.searchsorted(along, place + _LINE_HALF_PX) - np.searchsorted(along, place - _LINE_HALF_PX, side="right")
         expected = n * 2.0 * _LINE_HALF_PX / shape_px[k]
-        result |= near.sum(axis=1) > max(_LEAST_ON_LINE, expected + 6.0 * np.sqrt(expected) + 4.0)
+        result |= near > max(_LEAST_ON_LINE, expected + 6.0 * np.sqrt(expected) + 4.0)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,7 +112,6 @@ def candidates(observed: Observed, use: Bools, scope: Scope) -> list[Floats]:
     return [np.linalg.inv(basis) for basis in bases]
 
 
-def unknown_cell(observed: Observed, use: Bools, scope: Scope) -> list[Trial]:
-    """Lattices that explain spots in `use`, the least likely to be chance first."""
-    trials = [settle(observed, use, a) for a in candidates(observed, use, scope)]
-    return sorted(trials, key=lambda trial: trial.log10_chance)
+def likeliest(observed: Observed, use: Bools, lattices: Sequence[Floats]) -> list[Trial]:
+    """Matrices A (3, 3), unfitted, brought onto the spots in `use`; the least likely to be chance first."""
+    return sorted((settle(observed, use, a) for a in lattices), key=lambda trial: trial.log10_chance)

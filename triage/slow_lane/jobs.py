@@ -7,12 +7,14 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from triage.buffer import Sampler
-from triage.core import Indexed, IndexingStatus, Judgement, Run, RunKind, Spots, Verdict
+from triage.core import Cell, Indexed, IndexingStatus, Judgement, Run, RunKind, Spots, Verdict
 
 log = logging.getLogger(__name__)
 
 DIFFRACTS_BELOW = 0.5
 """A frame is worth indexing when the network finds no diffraction less probable than this."""
+TOGETHER_BELOW = 0.9
+"""The same for a frame that is indexed together with others: of each alone the network may well doubt it, as the spots are too few."""
 LEAST_SPOTS = 10
 """Off the ice rings: nine numbers describe a lattice, so fewer spots prove none."""
 DOUBTED_WITHIN = 0.4
@@ -44,6 +46,16 @@ class Job:
         return 500 + 40 * len(self.spots)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What a run's frames have told of it so far, tried first on its later ones."""
+
+    cell: Cell | None = None
+    """The run's own."""
+    beam_shift_px: tuple[float, float] | None = None
+    """Where the beam is, from where it is stated (slow, fast)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Outcome:
     """What became of a frame that was chosen to be indexed."""
@@ -63,7 +75,7 @@ def unfit(run: Run, verdict: Verdict, n_before: int = 0) -> str | None:
     """Why a frame is not worth indexing, with `n_before` spots of earlier ones beside its own; None where it is."""
     if verdict.judgement is None or verdict.spots is None or verdict.found is None:
         return "the frame could not be judged"
-    if verdict.judgement.non_diffraction >= DIFFRACTS_BELOW:
+    if verdict.judgement.non_diffraction >= (TOGETHER_BELOW if n_before else DIFFRACTS_BELOW):
         return f"it does not diffract (probability {verdict.judgement.non_diffraction:.2f})"
     if run.geometry is None:
         return "the geometry is not known"

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from triage.core import Cell, Indexed, Indexer, IndexingStatus, Run, Verdict
-from triage.slow_lane.jobs import LAGS, Job, JobQueue, Outcome, Recent, light, outcome, skipped, unfit
-from triage.slow_lane.worker import Worker, WorkerClosed, WorkerError
+from triage.slow_lane.jobs import LAGS, Job, JobQueue, Known, Outcome, Recent, light, outcome, skipped, unfit
+from triage.slow_lane.worker import Task, Worker, WorkerClosed, WorkerError
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class SlowLane:
         self._changed = threading.Condition()
         self._done: deque[Outcome] = deque()
         self._in_hand: set[Job] = set()
-        self._consensus: dict[str, Cell] = {}
+        self._known: dict[str, Known] = {}
         self._closed = False
         self._unable: str | None = None
         self._threads: list[threading.Thread] = []
@@ -98,11 +98,10 @@ class SlowLane:
             self._lagging = run.id
             log.info("run %s, frame %d: %s", run.id, verdict.frame, LAGS)
 
-    def know(self, run_id: str, cell: Cell | None) -> None:
-        """The run's own cell, once it is known: tried first on its later frames."""
+    def know(self, run_id: str, known: Known) -> None:
+        """What the run's frames have told of it: tried first on its later ones."""
         with self._changed:
-            if cell is not None:
-                self._consensus = {run_id: cell}
+            self._known = {run_id: known}
 
     def take(self, timeout_s: float = 0.0) -> list[Outcome]:
         """What is done since the last call, waiting up to `timeout_s` for something to be."""
@@ -175,10 +174,16 @@ class SlowLane:
         if self._unable is not None:
             return Indexed(status=IndexingStatus.FAILED, reason=f"the indexer does not start: {self._unable}")
         with self._changed:
-            own = self._consensus.get(job.run.id)
-        cells = (*self.plan.cells, *(() if own is None else (own,)))
+            own = self._known.get(job.run.id, Known())
+        task = Task(
+            spots=job.spots,
+            run=job.run,
+            cells=(*self.plan.cells, *(() if own.cell is None else (own.cell,))),
+            before=job.before,
+            beam_shift_px=own.beam_shift_px,
+        )
         try:
-            return worker.index(job.spots, job.run, cells, self.plan.timeout_s, before=job.before)
+            return worker.index(task, self.plan.timeout_s)
         except WorkerClosed:
             return Indexed(status=IndexingStatus.SKIPPED, reason="indexing was closed")
         except WorkerError as error:

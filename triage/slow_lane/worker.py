@@ -7,9 +7,10 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
 from triage.core import Cell, Indexed, Indexer, IndexingStatus, Run, Spots, TriageError
 
@@ -22,7 +23,24 @@ _GO_WITHIN_S = 0.3
 _CLOSE_WITHIN_S = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-Task = tuple[Spots, Run, tuple[Cell, ...], tuple[tuple[int, Spots], ...]]
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Task:
+    """What the process is asked: a frame's spots, and what is known already."""
+
+    spots: Spots
+    run: Run
+    cells: tuple[Cell, ...] = ()
+    before: tuple[tuple[int, Spots], ...] = ()
+    """Spots of earlier frames to be indexed together with these, each with how many frames earlier."""
+    beam_shift_px: tuple[float, float] | None = None
+    """Where earlier frames have the beam, from where it is stated (slow, fast)."""
+
+    @property
+    def only_where_taken(self) -> dict[str, Any]:
+        """Arguments that not every indexer takes; plans and answers have them only where it does."""
+        arguments: dict[str, Any] = {"before": self.before, "beam_shift_px": self.beam_shift_px}
+        return {name: value for name, value in arguments.items() if value}
 
 
 class WorkerError(TriageError):
@@ -81,17 +99,12 @@ class Worker:
                 self.end()
                 raise WorkerError(f"it began with {type(other).__name__}")
 
-    def index(
-        self, spots: Spots, run: Run, cells: Sequence[Cell], timeout_s: float, *, before: Sequence[tuple[int, Spots]] = ()
-    ) -> Indexed:
-        """What the process says of these spots, those of frames `before` (by how many) taken in where there are any.
-
-        Raises WorkerError where it dies or takes longer than `timeout_s`; it is ended then.
-        """
+    def index(self, task: Task, timeout_s: float) -> Indexed:
+        """What the process says of these spots. Raises WorkerError where it dies or takes longer than `timeout_s`; it is ended then."""
         if self._connection is None:
             raise WorkerError("no indexing process runs")
         try:
-            self._connection.send((spots, run, tuple(cells), tuple(before)))
+            self._connection.send(task)
         except OSError as error:
             self.end()
             raise WorkerError("the indexing process has died") from error
@@ -169,11 +182,8 @@ def serve(connection: Connection, make: Callable[[], Indexer], engine: str) -> N
 
 
 def _index(indexer: Indexer, task: Task) -> Indexed:
-    spots, run, cells, before = task
     try:
-        if before:
-            return indexer.index(spots, run, cells=cells, before=before)  # type: ignore[call-arg]  # plans do so only where it can
-        return indexer.index(spots, run, cells=cells)
+        return indexer.index(task.spots, task.run, cells=task.cells, **task.only_where_taken)
     except Exception as error:  # noqa: BLE001  the edge of the process: a fault costs this frame, and is told in its record
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}" if str(error) else type(error).__name__
         return Indexed(status=IndexingStatus.FAILED, reason=reason if not isinstance(error, TriageError) else str(error))
