@@ -21,6 +21,7 @@ from triage.core import (
     Run,
     RunFinished,
     RunStarted,
+    Solution,
     Verdict,
 )
 from triage.slow_lane import Outcome
@@ -34,6 +35,10 @@ class Tracker(Protocol):
 
     def update(self, verdict: Verdict) -> Decay | None:
         """The decay of this frame; called for every judged frame, in order."""
+        ...
+
+    def indexed(self, frame: int, solutions: Sequence[Solution]) -> None:
+        """What indexing found in one of the frames, strongest first; it may come much later than the frame."""
         ...
 
 
@@ -113,6 +118,8 @@ class RunFold:
 
     def indexed(self, outcome: Outcome) -> Iterator[Record]:
         """The indexing record of a frame, then the flags it raises or clears."""
+        if self._tracker is not None:
+            self._tracker.indexed(outcome.frame, outcome.indexed.solutions)
         record = self._witness.record(outcome)
         yield record
         for policy in self._policies:

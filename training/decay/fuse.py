@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from training.decay.course import LOSS_THAT_COUNTS
-from training.decay.judge import MIN_SPOTS, verdict_of, with_spots
+from training.decay.lane import tracked
 from training.decay.runs import SimulatedRun, dimmed, draw_plan, simulate
 from triage.core import Decay, Run
 from triage.decay import DecayTracker
@@ -82,8 +82,8 @@ class _Witness(DecayTracker):
 def witnessed(run: SimulatedRun) -> Witnessed:
     """The evidence of a run's blocks, by the runtime's own tracker."""
     plan, tracker = run.plan, _Witness(run.plan.run())
-    for frame, spots in run.frames():
-        tracker.update(verdict_of("witness", frame, with_spots(spots), diffracts=len(spots) >= MIN_SPOTS))
+    for _ in tracked(tracker, plan.run(), run.frames()):
+        pass
     return Witnessed(
         index=plan.index,
         kind=plan.kind,

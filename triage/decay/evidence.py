@@ -19,6 +19,7 @@ import numpy.typing as npt
 from triage.decay.change import MOST_BLOCKS, Change
 from triage.decay.fit import Fit
 from triage.decay.frames import FrameSpots, Sums
+from triage.decay.mates import Regrowth
 from triage.decay.reference import Reference
 
 Floats = npt.NDArray[np.float64]
@@ -45,6 +46,9 @@ CONTEXT = (
     "faint_inner",
     "faint_outer",
 )
+AGAIN = ("again", "again_z", "again_now", "again_error", "again_even", "again_even_error")
+"""Of reflections measured again: whether there are any, the significance of the growth of B, the growth and its standard deviation (a
+logarithm) times half the outer shells' s^2, and both of a growth that is even all along. All nought where there are none."""
 FEATURES = (
     *(f"{name}_now" for name in SERIES),
     *(f"{name}_ramp" for name in SERIES),
@@ -56,6 +60,7 @@ FEATURES = (
     "scale_bend",
     "outer_bend",
     *CONTEXT,
+    *AGAIN,
 )
 
 
@@ -130,12 +135,13 @@ class Evidence:
             pairs = zip(self._blocks[:-1:2], self._blocks[1::2], strict=True)
             self._blocks = [_joined(*pair) for pair in pairs] + self._blocks[-1:]
 
-    def features(self, change: Change | None) -> Floats | None:
+    def features(self, change: Change | None, again: Regrowth | None = None) -> Floats | None:
         """(FEATURES,) of the run so far; None before there are LEAST_BLOCKS blocks."""
         if len(self._blocks) < LEAST_BLOCKS:
             return None
         z, noise = (0.0, 1.0) if change is None else (change.z, change.noise)
-        return features(self._blocks, replace(self._context, z=z, noise=noise))
+        own = features(self._blocks, replace(self._context, z=z, noise=noise))
+        return np.concatenate([own, _again(again, self._half_s2)])
 
 
 def _joined(one: Block, other: Block) -> Block:
@@ -163,7 +169,7 @@ def _log_ratio(now: Floats, then: Floats, least: Floats | float) -> Floats:
 
 
 def features(blocks: list[Block], context: Context) -> Floats:
-    """(FEATURES,) of the run so far; there must be at least two blocks."""
+    """FEATURES but for AGAIN of the run so far; there must be at least two blocks."""
     frames, _, numbers, errors, rows = zip(*blocks, strict=True)
     frame, spots, error, series = np.array(frames), np.array(numbers), np.array(errors), np.array(rows)  # (n,) and (n, SERIES)
     n = len(blocks)
@@ -208,6 +214,14 @@ def _context(around: list[float]) -> Floats:
     values = np.array(around)
     values[:2] = _squashed(values[:2])
     return values
+
+
+def _again(found: Regrowth | None, half_s2: float) -> Floats:
+    if found is None:
+        return np.zeros(len(AGAIN))
+    now, even = min(max(found.delta_B * half_s2, -4.0), 4.0), min(max(found.even * half_s2, -4.0), 4.0)
+    errors = [min(math.log(max(sigma * half_s2, 1e-3)), 0.0) for sigma in (found.sigma, found.even_sigma)]
+    return np.array([1.0, math.asinh(found.z), now, errors[0], even, errors[1]])
 
 
 def _squashed(z: Floats) -> Floats:

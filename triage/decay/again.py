@@ -1,0 +1,74 @@
+"""Reflections measured again in a rotation, once indexing says what they are called; until then frames wait, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from triage.core import Run, RunKind, Solution
+from triage.decay.frames import FrameSpots
+from triage.decay.mates import Mates, Regrowth
+from triage.decay.names import Names
+
+_MOST_WAITING = 30_000
+"""Spots that wait for a lattice; past that the oldest frames are let go."""
+_LEAST_FRAMES, _SHARE = 5, 0.08
+"""New frames, and share of the frames so far, after which reflections are compared anew."""
+_LEAST_INDEXED = 0.5
+"""Share of a frame's spots that a lattice must explain."""
+
+
+class Again:
+    """Of one run. Without a rotation axis in the header, and for stills, it never says anything."""
+
+    def __init__(self, run: Run) -> None:
+        self._geometry, self._axis = run.geometry, run.header.rotation_axis
+        self._step_deg = run.header.omega_step_deg or 0.0
+        self._able = run.kind is RunKind.ROTATION and self._geometry is not None and self._axis is not None and bool(self._step_deg)
+        self._waiting: deque[FrameSpots] = deque()
+        self._spots = 0
+        self._names: Names | None = None
+        self._mates: Mates | None = None
+        self._frames, self._due = 0, 0.0
+        self._before: Regrowth | None = None  # by a lattice that was lost, as between wedges
+        self.found: Regrowth | None = None
+        """What was known when reflections were last compared."""
+
+    @property
+    def wants_lattice(self) -> bool:
+        """Whether an indexed frame would help."""
+        return self._able and self._names is None
+
+    def orient(self, frame: int, solution: Solution) -> None:
+        """The strongest lattice of a frame; one that explains too little of it, or comes beside one that is believed, changes nothing."""
+        if self._geometry is None or self._axis is None or not self.wants_lattice or solution.fraction_indexed < _LEAST_INDEXED:
+            return
+        self._names = Names(solution, frame, self._axis, self._step_deg, self._geometry)
+        self._mates = Mates(solution.bravais)
+
+    def add(self, spots: FrameSpots) -> None:
+        """Takes a diffracting frame."""
+        if not self._able:
+            return
+        self._frames += 1
+        self._waiting.append(spots)
+        self._spots += len(spots.intensity)
+        while self._spots > _MOST_WAITING:
+            self._spots -= len(self._waiting.popleft().intensity)
+
+    def look(self) -> Regrowth | None:
+        """What is known by now; compared anew where enough has come since."""
+        if self._names is None or self._mates is None or self._frames < self._due or not self._waiting:
+            return self.found
+        self._due = self._frames + max(_LEAST_FRAMES, _SHARE * self._frames)
+        self._mates.add(self._names.passages(list(self._waiting)))
+        self._waiting.clear()
+        self._spots = 0
+        if self._names.is_lost:
+            self._names = self._mates = None
+            self._before = self.found
+        else:
+            now = self._mates.result()
+            if self._before is not None and (now is None or now.z < self._before.z):
+                now = self._before
+            self.found = now
+        return self.found
