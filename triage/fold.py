@@ -13,6 +13,7 @@ from triage.core import (
     Decay,
     Flag,
     FlagPolicy,
+    Indexed,
     IndexingPolicy,
     Lost,
     Model,
@@ -21,7 +22,6 @@ from triage.core import (
     Run,
     RunFinished,
     RunStarted,
-    Solution,
     Verdict,
 )
 from triage.slow_lane import Outcome
@@ -37,8 +37,8 @@ class Tracker(Protocol):
         """The decay of this frame; called for every judged frame, in order."""
         ...
 
-    def indexed(self, frame: int, solutions: Sequence[Solution]) -> None:
-        """What indexing found in one of the frames, strongest first; it may come much later than the frame."""
+    def indexed(self, frame: int, indexed: Indexed) -> None:
+        """What indexing found in one of the frames; it may come much later than the frame."""
         ...
 
 
@@ -119,7 +119,7 @@ class RunFold:
     def indexed(self, outcome: Outcome) -> Iterator[Record]:
         """The indexing record of a frame, then the flags it raises or clears."""
         if self._tracker is not None:
-            self._tracker.indexed(outcome.frame, outcome.indexed.solutions)
+            self._tracker.indexed(outcome.frame, outcome.indexed)
         record = self._witness.record(outcome)
         yield record
         for policy in self._policies:

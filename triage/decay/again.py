@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from dataclasses import replace
 
-from triage.core import Run, RunKind, Solution
+from triage.core import Indexed, Run, RunKind
 from triage.decay.frames import FrameSpots
 from triage.decay.mates import Mates, Regrowth
 from triage.decay.names import Names
+from triage.geometry import Geometry
 
 _MOST_WAITING = 30_000
 """Spots that wait for a lattice; past that the oldest frames are let go."""
@@ -15,6 +18,8 @@ _LEAST_FRAMES, _SHARE = 5, 0.08
 """New frames, and share of the frames so far, after which reflections are compared anew."""
 _LEAST_INDEXED = 0.5
 """Share of a frame's spots that a lattice must explain."""
+_MOVED_PX = 2.0
+"""From where the header has the beam to where the lattice has it; what is nearer is the error of one frame."""
 
 
 class Again:
@@ -38,11 +43,15 @@ class Again:
         """Whether an indexed frame would help."""
         return self._able and self._names is None
 
-    def orient(self, frame: int, solution: Solution) -> None:
-        """The strongest lattice of a frame; one that explains too little of it, or comes beside one that is believed, changes nothing."""
-        if self._geometry is None or self._axis is None or not self.wants_lattice or solution.fraction_indexed < _LEAST_INDEXED:
+    def orient(self, frame: int, indexed: Indexed) -> None:
+        """A frame's strongest lattice; one that explains too little of it, or comes beside one that is believed, changes nothing."""
+        if self._geometry is None or self._axis is None or not self.wants_lattice or not indexed.solutions:
             return
-        self._names = Names(solution, frame, self._axis, self._step_deg, self._geometry)
+        solution = indexed.solutions[0]
+        if solution.fraction_indexed < _LEAST_INDEXED:
+            return
+        geometry = _moved(self._geometry, indexed.beam_shift_px)
+        self._names = Names(solution, frame, self._axis, self._step_deg, geometry)
         self._mates = Mates(solution.bravais)
 
     def add(self, spots: FrameSpots) -> None:
@@ -72,3 +81,9 @@ class Again:
                 now = self._before
             self.found = now
         return self.found
+
+
+def _moved(geometry: Geometry, shift_px: tuple[float, float] | None) -> Geometry:
+    if shift_px is None or math.hypot(*shift_px) < _MOVED_PX:
+        return geometry
+    return replace(geometry, beam_px=(geometry.beam_px[0] + shift_px[0], geometry.beam_px[1] + shift_px[1]))

@@ -46,10 +46,13 @@ CONTEXT = (
     "faint_inner",
     "faint_outer",
 )
-AGAIN = ("again", "again_z", "again_now", "again_error", "again_even", "again_even_error")
-"""Of reflections measured again: whether there are any, the significance of the growth of B, the growth and its standard deviation (a
-logarithm) times half the outer shells' s^2, and both of a growth that is even all along. All nought where there are none."""
-FEATURES = (
+AGAIN = ("again", "again_z", "again_now", "again_error", "again_even", "again_even_error", "again_now_over", "again_even_over")
+"""Of reflections measured again (`mates.py`): are there any, the significance of the growth of B, the growth and the logarithm of its
+standard deviation, each times half the outer shells' s^2, both of a growth that is even all along, and by how many standard deviations each
+growth passes what the probability speaks of. All nought where there are none."""
+LOSS_MEANT = 0.15
+"""Of the outer shell, that a probability speaks of."""
+OWN = (
     *(f"{name}_now" for name in SERIES),
     *(f"{name}_ramp" for name in SERIES),
     *(f"{name}_z" for name in SERIES),
@@ -60,8 +63,8 @@ FEATURES = (
     "scale_bend",
     "outer_bend",
     *CONTEXT,
-    *AGAIN,
 )
+FEATURES = (*OWN, *AGAIN)
 
 
 class Block(NamedTuple):
@@ -169,7 +172,7 @@ def _log_ratio(now: Floats, then: Floats, least: Floats | float) -> Floats:
 
 
 def features(blocks: list[Block], context: Context) -> Floats:
-    """FEATURES but for AGAIN of the run so far; there must be at least two blocks."""
+    """(OWN,) of the run so far; there must be at least two blocks."""
     frames, _, numbers, errors, rows = zip(*blocks, strict=True)
     frame, spots, error, series = np.array(frames), np.array(numbers), np.array(errors), np.array(rows)  # (n,) and (n, SERIES)
     n = len(blocks)
@@ -219,9 +222,11 @@ def _context(around: list[float]) -> Floats:
 def _again(found: Regrowth | None, half_s2: float) -> Floats:
     if found is None:
         return np.zeros(len(AGAIN))
-    now, even = min(max(found.delta_B * half_s2, -4.0), 4.0), min(max(found.even * half_s2, -4.0), 4.0)
-    errors = [min(math.log(max(sigma * half_s2, 1e-3)), 0.0) for sigma in (found.sigma, found.even_sigma)]
-    return np.array([1.0, math.asinh(found.z), now, errors[0], even, errors[1]])
+    grown, least = (found.delta_B * half_s2, found.even * half_s2), -math.log(1.0 - LOSS_MEANT)
+    now, even = (min(max(each, -4.0), 4.0) for each in grown)
+    error, even_error = (min(max(sigma * half_s2, 1e-3), 1.0) for sigma in (found.sigma, found.even_sigma))
+    over = math.asinh((now - least) / error), math.asinh((even - least) / even_error)
+    return np.array([1.0, math.asinh(found.z), now, math.log(error), even, math.log(even_error), *over])
 
 
 def _squashed(z: Floats) -> Floats:

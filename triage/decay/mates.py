@@ -1,11 +1,12 @@
 """The same reflection measured again: what symmetry mates, and reflections met twice, say of the growth of B. Bounded memory.
 
 Of two measurements of one intensity the logarithms differ by what scale and B have done between them, and by some per cent of noise; of two
-different reflections they differ by Wilson's distribution besides, which is a hundred times the variance. The crystal's symmetry is not taken
-from the lattice, which may have more: each rotation of the lattice is believed once the intensities agree (Evans, Acta Cryst. D62 (2006) 72).
+different reflections they differ by Wilson's distribution besides, which is a hundred times the variance. The crystal's symmetry is not
+taken from the lattice, which may have more: each rotation of the lattice is believed once the intensities agree (Evans, Acta Cryst. D62
+(2006) 72).
 
-Each family of equivalent reflections has an intensity of its own, each stretch of the run a scale and a B: a linear model, from which the
-intensities are eliminated. B is then asked whether it has grown from some stretch on (a generalised likelihood ratio, one-sided).
+Each family of equivalent reflections has an intensity of its own, each stretch of the run a scale and a B: a linear model, from which
+the intensities are eliminated. B is then asked whether it has grown from some stretch on (a generalised likelihood ratio, one-sided).
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class Mates:
 
     def __init__(self, bravais: str) -> None:
         self._rotations = rotations(bravais)
-        self._group = self._rotations[:1]
+        self.group = self._rotations[:1]
+        """Rotations (n, 3, 3) that are believed."""
         self._kept = Passages(np.zeros((0, 3), dtype=np.int64), *(np.zeros(0) for _ in range(5)))
         self._family = np.zeros(0, dtype=np.int64)
         self._mask = 0
@@ -89,8 +91,8 @@ class Mates:
         """Takes reflections that are through."""
         if self._mask:
             passages = passages.take(self._is_kept(passages))
-        self._kept = Passages(*(np.concatenate(each) for each in zip(self._kept, passages, strict=True)))
-        self._family = np.concatenate([self._family, family(passages.hkl, self._group)])
+        self._kept = Passages._make(np.concatenate(each) for each in zip(self._kept, passages, strict=True))
+        self._family = np.concatenate([self._family, family(passages.hkl, self.group)])
         while len(self) > MOST:
             self._mask = 2 * self._mask + 1
             some = self._is_kept(self._kept)
@@ -100,8 +102,8 @@ class Mates:
         """None while too few reflections were met again."""
         if len(self) > _LOOKED_ANEW * self._looked_at and len(self) >= _LEAST_PAIRED:
             self._looked_at = len(self)
-            self._group = _agreeing(self._kept, self._rotations)
-            self._family = family(self._kept.hkl, self._group)
+            self.group = _agreeing(self._kept, self._rotations)
+            self._family = family(self._kept.hkl, self.group)
             self._rate = _rocking(self._kept, self._family)
         _, names, number = np.unique(self._family, return_inverse=True, return_counts=True)
         again = number[names] > 1
@@ -211,7 +213,7 @@ def _growth(measured: _Measured) -> Regrowth | None:
         total = weights.sum(axis=1)
         sums = np.bincount(cell, weight * y, n_families * STRETCHES).reshape(shape)
         sums = sums - weights * (sums.sum(axis=1) / total)[:, None]
-        square = [_eliminated(weights, total, power) for power in (np.ones(n_families), half_s2, half_s2**2)]
+        square = [_eliminated(weights, total, half_s2**power) for power in (0, 1, 2)]
         normal = np.block([[square[0], -square[1]], [-square[1], square[2]]])
         normal += np.diag([1e-4] * STRETCHES + [1e-6] * STRETCHES)  # the constants that nothing knows
         covariance = np.linalg.inv(normal)

@@ -15,10 +15,10 @@ import gemmi
 import numpy as np
 import numpy.typing as npt
 
-from triage.core import Solution, Vector
+from triage.core import Solution
 from triage.decay.frames import FrameSpots
 from triage.decay.shells import Floats, Ints
-from triage.geometry import Geometry
+from triage.geometry import Geometry, Vector
 
 Bools = npt.NDArray[np.bool_]
 
@@ -62,7 +62,7 @@ class Passages(NamedTuple):
 
     def take(self, which: Bools | Ints) -> Passages:
         """Some of them."""
-        return Passages(*(each[which] for each in self))
+        return Passages._make(each[which] for each in self)
 
 
 def packed(hkl: Ints) -> Ints:
@@ -91,7 +91,7 @@ class _Seen(NamedTuple):
 
     def take(self, which: Bools | Ints) -> _Seen:
         """Some of them."""
-        return _Seen(*(each[which] for each in self))
+        return _Seen._make(each[which] for each in self)
 
 
 class Names:
@@ -160,7 +160,7 @@ class Names:
 
     def _through(self, now: _Seen, frame: int) -> _Seen:
         """Joins what is in the sphere with what `now` shows; gives, and forgets, what is through."""
-        both = now if self._open is None else _Seen(*(np.concatenate(pair) for pair in zip(self._open, now, strict=True)))
+        both = now if self._open is None else _Seen._make(np.concatenate(pair) for pair in zip(self._open, now, strict=True))
         both = both.take(np.lexsort((both.last, both.key)))
         begins = np.ones(len(both.key), dtype=bool)
         begins[1:] = (both.key[1:] != both.key[:-1]) | (both.first[1:] - both.last[:-1] > _GONE_AFTER)

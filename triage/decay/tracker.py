@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from triage.core import Decay, Run, RunKind, Solution, Verdict
+from triage.core import Decay, Indexed, Run, RunKind, Verdict
 from triage.decay.again import Again
 from triage.decay.change import SCALE_ERROR_A2, Change, ChangeTest
 from triage.decay.evidence import Evidence, Floats
@@ -90,10 +90,9 @@ class DecayTracker:
         """Whether an indexed frame would help."""
         return self._again.wants_lattice
 
-    def indexed(self, frame: int, solutions: Sequence[Solution]) -> None:
-        """What indexing found in a frame, strongest first, whenever it comes: with it, reflections measured again are known."""
-        if solutions:
-            self._again.orient(frame, solutions[0])
+    def indexed(self, frame: int, indexed: Indexed) -> None:
+        """What indexing found in a frame, whenever it comes: with it, reflections measured again are known."""
+        self._again.orient(frame, indexed)
 
     def _complete(self) -> bool:
         n, wanted = len(self._start), self._settings
