@@ -172,15 +172,31 @@ def test_a_lattice_that_names_nothing_is_given_up_and_another_taken() -> None:
     assert not again.wants_lattice
 
 
-@pytest.mark.parametrize("change", [{"rotation_axis": None}, {"omega_step_deg": None}])
-def test_a_run_without_an_axis_or_a_step_is_left_alone(change: dict[str, None]) -> None:
+def test_stills_and_runs_without_a_step_are_left_alone() -> None:
     solution, frames, _ = rotating(n_frames=12)
-    header = RunHeader(source="s", shape_px=(2000, 2000), omega_start_deg=0.0, omega_step_deg=0.2, rotation_axis=(1.0, 0.0, 0.0))
-    again = Again(Run(id="r", header=replace(header, **change), kind=RunKind.ROTATION, geometry=GEOMETRY))
-    again.add(frames[0])
-    again.orient(0, found(solution))
-    assert not again.wants_lattice
-    assert again.look() is None
+    header = RunHeader(source="s", shape_px=(2000, 2000), omega_start_deg=0.0, rotation_axis=(1.0, 0.0, 0.0))
+    for kind, step_deg in ((RunKind.ROTATION, None), (RunKind.STILLS, 0.2)):
+        again = Again(Run(id="r", header=replace(header, omega_step_deg=step_deg), kind=kind, geometry=GEOMETRY))
+        again.add(frames[0])
+        again.orient(0, found(solution))
+        assert not again.wants_lattice
+        assert again.look() is None
+
+
+@pytest.mark.parametrize(("step_deg", "clear"), [(0.2, True), (-0.2, True), (0.001, False)])
+def test_an_axis_that_the_header_does_not_state_is_found(step_deg: float, clear: bool) -> None:
+    """The crystal turns by 0.2 deg about x, or by -0.2 deg about -x; by a stated thousandth of it, all axes name the first frames alike."""
+    solution, frames, _ = rotating()
+    header = RunHeader(source="s", shape_px=(2000, 2000), omega_start_deg=0.0, omega_step_deg=step_deg)
+    again = Again(Run(id="r", header=header, kind=RunKind.ROTATION, geometry=GEOMETRY))
+    again.orient(10, found(solution))
+    assert again.wants_lattice  # no frame has come
+    for frame in frames[:20]:
+        again.add(frame)
+    again.orient(10, found(solution))
+    assert again.wants_lattice is not clear
+    again.look()
+    assert again.wants_lattice is not clear
 
 
 def test_a_beam_that_the_lattice_has_elsewhere_is_believed() -> None:

@@ -258,8 +258,8 @@ class Decay:
     inner_loss: float | None = None
     """The same of the spots below `inner_d_A`."""
     again_delta_B_A2: float | None = None
-    """Growth of B from the run's first eighth to its last, by reflections and symmetry mates measured again; None without an indexed frame,
-    a known rotation axis, or enough of them."""
+    """Growth of B from the run's first eighth to its last, by reflections and symmetry mates measured again; None without an indexed frame
+    of a rotation, or enough of them."""
     again_delta_B_sigma: float | None = None
     again_spots: int | None = None
     """Measurements of reflections that were measured again."""

@@ -117,6 +117,11 @@ class Names:
         """Whether too few of the last frames' spots have a name: it was another lattice, or the crystal slipped."""
         return self._named < _LEAST_NAMED * self._seen
 
+    @property
+    def named_share(self) -> float:
+        """Of the last frames' spots, those that have a name."""
+        return self._named / max(self._seen, 1e-9)
+
     def passages(self, frames: Sequence[FrameSpots]) -> Passages:
         """Names the spots of further frames; the reflections that are through since."""
         if self._begun is None:
