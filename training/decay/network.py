@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from training.decay.agree import NETWORK, Both
 from triage.decay.evidence import LOSS_MEANT
+from triage.decay.fusion import UNSEEN
 
 Floats = npt.NDArray[np.float64]
 _FOLDS = 10
@@ -21,7 +23,19 @@ _DRAWS = 400
 
 
 def gain(runs: Sequence[Both]) -> str:
-    """AUROC and log loss of `the outer shell has lost more than LOSS_MEANT`, by frame, as Markdown; each run weighs the same."""
+    """AUROC and log loss of `the outer shell has lost more than LOSS_MEANT`, by frame, as Markdown; each run weighs the same.
+
+    Of all frames that the tracker judges, and of those for which it has evidence: in the first ones it says UNSEEN.
+    """
+    return "\n\n".join([_table(runs), _table([_with_evidence(run) for run in runs])])
+
+
+def _with_evidence(run: Both) -> Both:
+    seen = run.chance != UNSEEN
+    return replace(run, frame=run.frame[seen], chance=run.chance[seen], loss=run.loss[seen], network=run.network[seen])
+
+
+def _table(runs: Sequence[Both]) -> str:
     chosen = [run for run in runs if len(run.frame)]
     group = np.repeat(np.arange(len(chosen)), [len(run.frame) for run in chosen])
     weight = np.repeat([1.0 / len(run.frame) for run in chosen], [len(run.frame) for run in chosen])

@@ -213,7 +213,8 @@ def _growth(measured: _Measured) -> Regrowth | None:
         total = weights.sum(axis=1)
         sums = np.bincount(cell, weight * y, n_families * STRETCHES).reshape(shape)
         sums = sums - weights * (sums.sum(axis=1) / total)[:, None]
-        square = [_eliminated(weights, total, np.asarray(half_s2**power)) for power in (0.0, 1.0, 2.0)]
+        powers = (np.ones_like(half_s2), half_s2, half_s2 * half_s2)
+        square = [_eliminated(weights, total, power) for power in powers]
         normal = np.block([[square[0], -square[1]], [-square[1], square[2]]])
         normal += np.diag([1e-4] * STRETCHES + [1e-6] * STRETCHES)  # the constants that nothing knows
         covariance = np.linalg.inv(normal)
