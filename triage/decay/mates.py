@@ -209,7 +209,7 @@ def _growth(measured: _Measured) -> Regrowth | None:
     solution, covariance = np.zeros(2 * STRETCHES), np.eye(2 * STRETCHES)
     for _ in range(2):
         weight = robust / (measured.variance + noise)
-        weights = np.bincount(cell, weight, n_families * STRETCHES).reshape(shape)
+        weights: Floats = np.bincount(cell, weight, n_families * STRETCHES).astype(np.float64).reshape(shape)
         total = weights.sum(axis=1)
         sums = np.bincount(cell, weight * y, n_families * STRETCHES).reshape(shape)
         sums = sums - weights * (sums.sum(axis=1) / total)[:, None]
