@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from triage.decay.evidence import CONTEXT, FEATURES, SERIES, Block, Context, features
+from triage.decay.evidence import AGAIN, CONTEXT, FEATURES, OWN, SERIES, Block, Context, features
 from triage.decay.fusion import Fusion, Layers, released
 
 CONTEXT_OF_STILLS = Context(stills=True, step_deg=0.0, outer_s2=0.2, faint_inner=0.2, faint_outer=0.8, z=1.5, noise=0.7)
@@ -19,13 +19,13 @@ def blocks_of(series: np.ndarray[Any, Any], spots: float = 400.0, error: float =
 
 
 def named(values: np.ndarray[Any, Any]) -> dict[str, float]:
-    assert values.shape == (len(FEATURES),)
-    return dict(zip(FEATURES, values.tolist(), strict=True))
+    assert values.shape == (len(OWN),)
+    return dict(zip(OWN, values.tolist(), strict=True))
 
 
 def test_a_run_where_nothing_happens_has_no_trend() -> None:
     found = named(features(blocks_of(np.zeros((10, len(SERIES)))), CONTEXT_OF_STILLS))
-    assert all(found[name] == 0 for name in FEATURES if name not in CONTEXT)
+    assert all(found[name] == 0 for name in OWN if name not in CONTEXT)
     assert found["stills"] == 1.0
     assert found["log_blocks"] == pytest.approx(math.log(10))
 
@@ -105,7 +105,7 @@ def test_the_released_fusion_tells_a_plain_case() -> None:
         faded[:, SERIES.index(name)] = -fall * time
     fusion = released()
     far, none = (
-        fusion.probability(features(blocks_of(series), Context(True, 0.0, 0.2, 0.2, 0.8, z, 0.7)))
+        fusion.probability(np.append(features(blocks_of(series), Context(True, 0.0, 0.2, 0.2, 0.8, z, 0.7)), np.zeros(len(AGAIN))))
         for series, z in ((faded, 15.0), (dimmed, 0.0))
     )
     assert none < 0.3 < 0.9 < far

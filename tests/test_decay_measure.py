@@ -13,15 +13,18 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
+from training.decay.agree import Both  # noqa: E402
 from training.decay.evaluate import write  # noqa: E402
-from training.decay.fuse import Samples, Witnessed, alarms_of, learn, level_of  # noqa: E402
-from training.decay.judge import JudgedRun  # noqa: E402
+from training.decay.fuse import Samples, Witnessed, alarms_of, even_rates, learn, of_each  # noqa: E402
+from training.decay.judge import JudgedRun, judged_by  # noqa: E402
 from training.decay.measure import delays, detection, flagged_at  # noqa: E402
+from training.decay.network import gain  # noqa: E402
+from training.decay.out_of_fold import level_of  # noqa: E402
 from training.decay.report import TooFewRunsError  # noqa: E402
 from training.decay.runs import dimmed, draw_plan, simulate  # noqa: E402
 from training.verbs import evaluate  # noqa: E402
 from triage.decay.evidence import FEATURES  # noqa: E402
-from triage.decay.fusion import Fusion, Layers  # noqa: E402
+from triage.decay.fusion import UNSEEN, Fusion, Layers, evened  # noqa: E402
 from triage.flags.settings import DECAY  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -56,6 +59,8 @@ def a_judged(index: int, *, damaged: bool, flagged: int | None, kind: str = "sti
         all_dose_MGy=0.1 * np.arange(100.0) * damaged,
         trends=np.tile(loss, (3, 1)),
         bound_frame=20.0,
+        block=frame[:1],
+        features=np.zeros((1, len(FEATURES)), dtype=np.float32),
     )
 
 
@@ -119,10 +124,11 @@ def samples(n_runs: int = 40, each: int = 20) -> Samples:
 
 def test_learning_finds_what_tells_and_the_runtime_says_the_same() -> None:
     given = samples()
-    told, out_of_fold = learn(given, steps=150)
-    assert np.mean((out_of_fold > 0.5) == (given.loss > 0.15)) > 0.85
+    told, found = learn(given, steps=150)
+    assert np.mean((found.named > 0.0) == (given.loss > 0.15)) > 0.85
+    assert np.mean((found.unnamed > 0.0) == (given.loss > 0.15)) > 0.85
     layers = Layers(*(np.array(told[name]) for name in Layers._fields))
-    fusion = Fusion(np.array(told["mean"]), np.array(told["spread"]), layers, told["slope"], told["offset"])
+    fusion = Fusion(np.array(told["mean"]), np.array(told["spread"]), layers, slope=told["slope"], offset=told["offset"])
     said = np.array([fusion.probability(row) for row in given.features])
     assert np.mean((said > 0.5) == (given.loss > 0.15)) > 0.9
 
@@ -136,12 +142,82 @@ def test_a_level_is_exceeded_by_the_share_asked_for_and_alarms_are_counted() -> 
     """Three undamaged runs, the third with a copy that does not count; probabilities by hand. Equal rates are told apart by a per mille."""
     runs = [a_witnessed(0, 3), a_witnessed(1, 3), a_witnessed(2, 2), a_witnessed(2, 2), a_witnessed(3, 1, damaged=True)]
     probability = np.array([0.1, 0.7, 0.05, 0.2, 0.95, 0.99, 0.3, 0.3, 0.999, 0.999, 1.0])
-    assert level_of(runs, probability, 0.0) == 0.99
-    assert level_of(runs, probability, 0.34) == 0.7
+    sound = [pair for pair in of_each(runs, probability) if not pair[0].damaged]
+    assert level_of(sound, 0.0) == pytest.approx(0.99)
+    assert level_of(sound, 0.34) == pytest.approx(0.7)
     table = dict(alarms_of(runs, probability))
     assert table[0.0] == pytest.approx(1000 * 2 / 80, rel=5e-3)  # 0.7 and 0.95 to 0.99
     assert table[2.5] == pytest.approx(1000 * 1 / 80, rel=5e-3)
     assert table[5.0] < table[4.0]
+
+
+def test_rates_of_false_alarms_are_evened() -> None:
+    """Long runs are looked at more often and stills less doubtful: with what is added, all kinds exceed the same level as often."""
+    rng = np.random.default_rng(3)
+    runs, logits, features = [], [], []
+    for index in range(900):
+        kind, n = (("stills", 20), ("rotation_60", 12), ("rotation_600", 120))[index % 3]
+        runs.append(
+            Witnessed(index, kind, "none", False, 5 * n, np.zeros(5 * n), np.zeros((n, len(FEATURES)), np.float32), 5 * np.arange(n))
+        )
+        row = np.zeros((n, len(FEATURES)))
+        row[:, FEATURES.index("stills")] = kind == "stills"
+        row[:, FEATURES.index("log_frames")] = np.log(5.0 * np.arange(n) + 1.0)
+        features.append(row)
+        logits.append(rng.normal(size=n) - 3.0 * (kind == "stills"))
+    rows, values = np.concatenate(features), np.concatenate(logits)
+    even = even_rates(runs, rows, values)
+    assert even[0] == pytest.approx(3.0, abs=0.6)
+    assert even[1] > 0.1
+    after = of_each(runs, values + evened(rows, even))
+    level = level_of(after, 0.05)
+    for kind in ("stills", "rotation_60", "rotation_600"):
+        exceeded = [bool((each >= level).any()) for run, each in after if run.kind == kind]
+        assert 0.01 < np.mean(exceeded) < 0.1
+
+
+def test_what_the_network_adds_is_told_of_all_frames_and_of_those_with_evidence() -> None:
+    """A network that knows the truth beside a tracker that says the same of every frame; in half of the frames it has no evidence."""
+    rng = np.random.default_rng(4)
+    runs = []
+    for index in range(30):
+        loss = np.full(10, 0.5 * (index % 2))
+        told = 4.0 * (loss > 0.15)[:, None] + rng.normal(size=(10, 3))
+        chance = np.where(np.arange(10) < 5, UNSEEN, 0.4)
+        none = np.zeros(2)
+        runs.append(
+            Both(
+                kind="stills",
+                look_alike="none",
+                intensity=np.zeros((2, 25)),
+                count=np.zeros((2, 25)),
+                delta_B=none,
+                sigma=none,
+                probability=none,
+                true_delta_B=0.0,
+                frame=np.arange(10.0),
+                chance=chance,
+                loss=loss,
+                network=told,
+            )
+        )
+    every, seen = gain(runs).split("\n\n")
+    assert every.startswith("| 30 runs, 300 frames, 50% damaged")
+    assert seen.startswith("| 30 runs, 150 frames, 50% damaged")
+    gained = float(every.splitlines()[3].split("|")[4].split()[0])
+    assert 0.3 < gained < 0.9  # of ln 2, which a word that says nothing costs at least
+
+
+def test_a_judged_run_can_be_judged_by_another_fusion() -> None:
+    """The probability of a frame is that of the last block that was complete by then."""
+    n = len(FEATURES)
+    layers = Layers(np.zeros((1, n, 1)), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.eye(1, n))
+    rows = np.zeros((2, n), dtype=np.float32)
+    rows[:, 0] = (1.0, -2.0)
+    run = replace(a_judged(1, damaged=True, flagged=30), block=np.array([40.0, 60.0]), features=rows)
+    found = judged_by(run, Fusion(np.zeros(n), np.ones(n), layers)).probability
+    expected = np.where(run.frame < 40, UNSEEN, np.where(run.frame < 60, 1.0 / (1.0 + np.exp(-1.0)), 1.0 / (1.0 + np.exp(2.0))))
+    assert found == pytest.approx(expected)
 
 
 def test_a_dimmed_copy_holds_the_same_spots_fainter() -> None:

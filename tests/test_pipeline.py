@@ -19,6 +19,8 @@ from triage.core import (
     Flag,
     Frame,
     FrameError,
+    Indexed,
+    IndexingStatus,
     Judgement,
     Lost,
     Pixels,
@@ -36,8 +38,9 @@ from triage.core import (
     Verdict,
 )
 from triage.early_lane import Judge
-from triage.fold import FoldParts, IndexSet
+from triage.fold import FoldParts, IndexSet, RunFold
 from triage.pipeline import STOPPED_REASON, Lane, Pipeline
+from triage.slow_lane import Outcome
 
 JUDGEMENT = Judgement(lattices=(0.1, 0.8, 0.1, 0.0), non_diffraction_kind=(1.0, 0.0, 0.0, 0.0), ice_rings=0.0, resolution_A=2.0)
 SHAPE = (4, 5)
@@ -460,10 +463,14 @@ class EveryThird:
 class CountingTracker:
     def __init__(self) -> None:
         self.frames: list[int] = []
+        self.indexings: list[tuple[int, Indexed]] = []
 
     def update(self, verdict: Verdict) -> Decay | None:
         self.frames.append(verdict.frame)
         return Decay(probability=0.5, delta_B_A2=1.0, delta_B_sigma=1.0, scale=1.0, reference_frames=(0, 1))
+
+    def indexed(self, frame: int, indexed: Indexed) -> None:
+        self.indexings.append((frame, indexed))
 
 
 def test_policies_and_tracker_see_every_verdict_in_order_and_are_fresh_for_each_run() -> None:
@@ -489,6 +496,15 @@ def test_policies_and_tracker_see_every_verdict_in_order_and_are_fresh_for_each_
     assert names[names.index("Flag") - 1] == "Verdict"
     ends = sink.of(RunFinished)
     assert [e.flags for e in ends] == [{"ice": 1}, {"ice": 1}]  # type: ignore[union-attr]
+
+
+def test_the_tracker_is_told_what_indexing_found() -> None:
+    tracker = CountingTracker()
+    fold = RunFold(a_run("a"), FoldParts(tracker=lambda _run: tracker))
+    indexed = Indexed(status=IndexingStatus.NOT_INDEXED, reason="no lattice")
+    told = Outcome(run_id="a", frame=3, engine="fake", indexed=indexed, judgement=None, n_spots=0, arrived_s=0.0)
+    assert len(list(fold.indexed(told))) == 1
+    assert tracker.indexings == [(3, indexed)]
 
 
 def test_progress_is_told_at_the_start_and_at_the_end_of_a_run() -> None:

@@ -257,6 +257,12 @@ class Decay:
     inner_d_A: float | None = None
     inner_loss: float | None = None
     """The same of the spots below `inner_d_A`."""
+    again_delta_B_A2: float | None = None
+    """Growth of B from the run's first eighth to its last, by reflections and symmetry mates measured again; None without an indexed frame
+    of a rotation, or enough of them."""
+    again_delta_B_sigma: float | None = None
+    again_spots: int | None = None
+    """Measurements of reflections that were measured again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

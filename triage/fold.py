@@ -12,6 +12,7 @@ from triage.core import (
     Decay,
     Flag,
     FlagPolicy,
+    Indexed,
     IndexingPolicy,
     Lost,
     Model,
@@ -33,6 +34,10 @@ class Tracker(Protocol):
 
     def update(self, verdict: Verdict) -> Decay | None:
         """The decay of this frame; called for every judged frame, in order."""
+        ...
+
+    def indexed(self, frame: int, indexed: Indexed) -> None:
+        """What indexing found in one of the frames; it may come much later than the frame."""
         ...
 
 
@@ -112,6 +117,8 @@ class RunFold:
 
     def indexed(self, outcome: Outcome) -> Iterator[Record]:
         """The indexing record of a frame, then the flags it raises or clears."""
+        if self._tracker is not None:
+            self._tracker.indexed(outcome.frame, outcome.indexed)
         record = self._witness.record(outcome)
         yield record
         for policy in self._policies:

@@ -154,6 +154,9 @@ def _decay(decay: Decay | None) -> dict[str, Any] | None:
         "outer_loss": decay.outer_loss,
         "inner_d_A": decay.inner_d_A,
         "inner_loss": decay.inner_loss,
+        "again_delta_B_A2": decay.again_delta_B_A2,
+        "again_delta_B_sigma": decay.again_delta_B_sigma,
+        "again_spots": decay.again_spots,
     }
 
 

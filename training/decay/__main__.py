@@ -9,8 +9,13 @@ from pathlib import Path
 
 from training.decay.agree import agreement, both_ways
 from training.decay.evaluate import write
-from training.decay.fuse import alarms_of, collect, learn, level_of, samples_of
+from training.decay.fuse import collect, learnt_from
+from training.decay.judge import judged_by
+from training.decay.network import gain
+from training.decay.out_of_fold import out_of_fold
 from training.decay.store import judge, load
+from triage.classify import OnnxClassifier
+from triage.decay.fusion import released
 
 
 def main() -> None:
@@ -27,9 +32,10 @@ def main() -> None:
     fuse.add_argument("--runs", type=int, required=True)
     fuse.add_argument("--kept", type=Path, required=True, help="evidence of the runs, so that learning again needs no simulation")
     fuse.add_argument("--out", type=Path, default=Path("triage/decay/fusion.json"))
-    both = verbs.add_parser("agree", help="renders short runs with pixels, finds their spots, and compares with runs without pixels")
+    both = verbs.add_parser("agree", help="short runs with and without pixels: do they agree, and does the network add anything")
     both.add_argument("--seed", type=int, required=True)
     both.add_argument("--runs", type=int, required=True)
+    both.add_argument("--model", type=Path, default=Path("models/released/triage.onnx"))
     report = verbs.add_parser("report", help="tables and plots of judged test runs; baselines take their thresholds from training runs")
     report.add_argument("--train", type=Path, required=True, help="whose trends give the thresholds of trends")
     report.add_argument("--test", type=Path, required=True)
@@ -40,15 +46,16 @@ def main() -> None:
         judge(told.out, seed=told.seed, split=told.split, number=told.runs)
     elif told.verb == "learn":
         runs = collect(told.kept, seed=told.seed, number=told.runs)
-        learnt, probability = learn(samples_of(runs))
-        learnt |= {"alarms": alarms_of(runs, probability), "learnt_from": {"seed": told.seed, "runs": told.runs, "with_copies": len(runs)}}
+        learnt, found = learnt_from(runs)
+        learnt |= {"learnt_from": {"seed": told.seed, "runs": told.runs, "with_copies": len(runs)}}
         told.out.write_text(json.dumps(learnt) + "\n")
-        print(f"5 % of the undamaged runs exceed {level_of(runs, probability, 0.05):.3f} (out of fold): flags.decay.raise_at")
+        print(out_of_fold(runs, found))
     elif told.verb == "agree":
-        print(agreement([both_ways(told.seed, "train", index) for index in range(told.runs)]))
+        classifier = OnnxClassifier(told.model, device="cpu")
+        runs_both = [both_ways(told.seed, "train", index, classifier) for index in range(told.runs)]
+        print(agreement(runs_both), gain(runs_both), sep="\n\n")
     else:
-        train, test = load(told.train), load(told.test)
-        print(write(train, test, told.out))
+        print(write(load(told.train), [judged_by(run, released()) for run in load(told.test)], told.out))
 
 
 if __name__ == "__main__":

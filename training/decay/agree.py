@@ -1,29 +1,36 @@
-"""Do runs without pixels agree with rendered ones? The same plans, both ways: shell intensities, spot counts, the tracker's word."""
+"""Do runs without pixels agree with rendered ones? The same plans, both ways: shell intensities, spot counts, the tracker's word.
+
+The released network judges the rendered frames as well: `network.py` asks whether that says more of damage.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from training.decay.course import draw_course
-from training.decay.judge import MIN_SPOTS, verdict_of
+from training.decay.lane import MIN_SPOTS, tracked
 from training.decay.runs import Plan, SimulatedRun, draw_plan, simulate
 from training.simulate.diffraction import Lattice
 from training.simulate.draw import rotation_about
 from training.simulate.render import render
 from training.simulate.scene import Scene, Shadows
-from triage.core import Decay, Spots
+from triage.classify import OnnxClassifier
+from triage.core import Decay, Judgement, Spots
 from triage.decay import DecayTracker, shell_intensities
+from triage.decay.shells import N_SHELLS
 from triage.spots import DispersionFinder
 
 LOG = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 DETECTOR = "EIGER2 500K"
 FRAMES = 24
+NETWORK = ("1/d", "no diffraction", "ice")
 _LEAST_SHELLS = 4
 
 
@@ -42,6 +49,14 @@ class Both:
     sigma: Floats
     probability: Floats
     true_delta_B: float
+    frame: Floats
+    """(n,) of the rendered frames that the tracker judged."""
+    chance: Floats
+    """(n,) its probability."""
+    loss: Floats
+    """(n,) true, of the outer shell."""
+    network: Floats
+    """(n, 3) the released network's 1/d, logit of no diffraction and of ice; against the mean of the tracker's reference frames."""
 
 
 def small_plan(seed: int, split: str, index: int) -> Plan:
@@ -55,34 +70,27 @@ def small_plan(seed: int, split: str, index: int) -> Plan:
     return replace(plan, angle_deg=angle, wedges=((0, FRAMES),), course=course, background=background)
 
 
-def rendered_frames(run: SimulatedRun) -> Iterator[tuple[int, Spots]]:
-    """The spots that the finder finds in the same run's frames, rendered."""
+def rendered_frames(run: SimulatedRun, classifier: OnnxClassifier) -> Iterator[tuple[int, Spots, Judgement]]:
+    """What the finder and the network find in the same run's frames, rendered."""
     finder = DispersionFinder()
     for frame in np.flatnonzero(run.plan.course.present):
         rendered = render(_scene(run, int(frame)))
-        yield int(frame), finder.find(rendered.counts, rendered.run)
+        spots = finder.find(rendered.counts, rendered.run)
+        yield int(frame), spots, classifier.score(rendered.counts, spots, rendered.run)
 
 
-def both_ways(seed: int, split: str, index: int) -> Both:
+def both_ways(seed: int, split: str, index: int, classifier: OnnxClassifier) -> Both:
     """One plan, simulated without and with pixels, and tracked."""
     plan = small_plan(seed, split, index)
     run = simulate(plan)
-    sums: list[Floats] = []
-    last: list[Decay | None] = []
-    for frames in (run.frames(), rendered_frames(run)):
-        tracker = DecayTracker(plan.run())
-        decay: Decay | None = None
-        total = np.zeros((2, 25))
-        for frame, spots in frames:
-            shells = shell_intensities(spots)
-            if shells is not None:
-                total += np.array([shells.intensity, shells.count])
-            decay = tracker.update(verdict_of("agree", frame, shells, diffracts=len(spots) >= MIN_SPOTS)) or decay
-        sums.append(total)
-        last.append(decay)
+    rendered = list(rendered_frames(run, classifier))
+    ways = list(run.frames()), [(frame, spots) for frame, spots, _ in rendered]
+    said = [[(frame, decay) for frame, decay in tracked(DecayTracker(plan.run()), plan.run(), way) if decay is not None] for way in ways]
+    sums = [_summed(spots for _, spots in way) for way in ways]
+    last = [each[-1][1] if each else None for each in said]
     LOG.info("run %d: %s", index, plan.kind)
     reference = last[0].reference_frames if last[0] is not None else (0, 0)
-    truth = float(run.delta_B_A2[-1] - run.delta_B_A2[reference[0] : reference[1] + 1].mean())
+    judged = np.array([frame for frame, _ in said[1]], dtype=np.int64)
     return Both(
         kind=plan.kind,
         look_alike=plan.course.look_alike,
@@ -91,8 +99,36 @@ def both_ways(seed: int, split: str, index: int) -> Both:
         delta_B=_of(last, "delta_B_A2"),
         sigma=_of(last, "delta_B_sigma"),
         probability=_of(last, "probability"),
-        true_delta_B=truth,
+        true_delta_B=float(run.delta_B_A2[-1] - run.delta_B_A2[reference[0] : reference[1] + 1].mean()),
+        frame=judged.astype(np.float64),
+        chance=np.array([decay.probability for _, decay in said[1]]),
+        loss=run.loss[judged],
+        network=_against_reference(rendered, judged, last[1]),
     )
+
+
+def _summed(frames: Iterable[Spots]) -> Floats:
+    """Intensity and number of spots (2, shells) of all frames."""
+    total = np.zeros((2, N_SHELLS))
+    for spots in frames:
+        shells = shell_intensities(spots)
+        total += 0.0 if shells is None else np.array([shells.intensity, shells.count])
+    return total
+
+
+def _against_reference(rendered: Sequence[tuple[int, Spots, Judgement]], judged: Ints, last: Decay | None) -> Floats:
+    if last is None:
+        return np.zeros((0, len(NETWORK)))
+    said = {frame: _of_network(judgement) for frame, _, judgement in rendered}
+    first, end = last.reference_frames
+    reference = np.array([said[frame] for frame in said if first <= frame <= end])
+    return np.array([said[frame] for frame in judged.tolist()]) - reference.mean(axis=0)
+
+
+def _of_network(judgement: Judgement) -> list[float]:
+    """NETWORK of one frame; a resolution that is not known is none."""
+    odds = (min(max(p, 1e-4), 1.0 - 1e-4) for p in (judgement.non_diffraction, judgement.ice_rings))
+    return [0.0 if judgement.resolution_A is None else 1.0 / judgement.resolution_A, *(float(np.log(p / (1.0 - p))) for p in odds)]
 
 
 def agreement(runs: Sequence[Both]) -> str:

@@ -7,22 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.decay.judge import JudgedRun
+from training.decay.judge import JudgedRun, judged_by
 from training.decay.pictures import examples, losses
 from training.decay.report import as_markdown, report_of
 from training.decay.store import judge
 from training.settings import RunsPart
+from triage.decay.fusion import released
 from triage.flags.settings import DECAY
 
 
 def evaluate_runs(settings: RunsPart, out: Path) -> str:
     """Simulates and judges what is missing, writes report.md, report.json and pictures to `out`; returns the tables.
 
-    Judged runs are kept there, one file for each seed, and are not judged again.
+    Judged runs are kept there, one file for each seed, with their evidence: another fusion needs no run judged again.
     """
     test = judge(out / f"test_{settings.seed}.pkl", seed=settings.seed, split="test", number=settings.test)
     train = judge(out / f"train_{settings.train_seed}.pkl", seed=settings.train_seed, split="train", number=settings.train, track=False)
-    return write(train, test, out)
+    return write(train, [judged_by(run, released()) for run in test], out)
 
 
 def write(train: Sequence[JudgedRun], test: Sequence[JudgedRun], out: Path) -> str:

@@ -14,20 +14,21 @@ import numpy.typing as npt
 import torch
 
 from training.decay.course import LOSS_THAT_COUNTS
-from training.decay.judge import MIN_SPOTS, verdict_of, with_spots
+from training.decay.lane import Keeping, tracked
 from training.decay.runs import SimulatedRun, dimmed, draw_plan, simulate
 from triage.core import Decay, Run
-from triage.decay import DecayTracker
-from triage.decay.evidence import FEATURES
-from triage.decay.fusion import FARTHEST, LOSS_MEANT, Fusion, Layers, beyond_doubt
+from triage.decay.evidence import FEATURES, LOSS_MEANT, OWN
+from triage.decay.fusion import FARTHEST, Fusion, Layers, beyond_doubt, evened
 from triage.decay.reference import Reference
 
 LOG = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float64]
 
 FOLDS = 4
+REPEATS = 3
+"""Networks a fold, from other beginnings: their mean is steadier than one."""
 HIDDEN = 16
-STEPS = 1500
+STEPS = 1000
 BATCH = 1024
 LEARNING_RATE = 0.01
 WEIGHT_DECAY = 0.2
@@ -35,8 +36,9 @@ NOISE = 0.2
 """Standard deviation of what is added to the standardised features while learning."""
 EMPHASIS = {"leaving": 12.0, "plate": 5.0, "flux_dips": 5.0}
 """What an undamaged run of these look-alikes weighs while learning: they are what a trend alone takes for damage."""
-
-
+UNNAMED = 0.25
+"""Share of the blocks that are learnt from as if no frame had been indexed."""
+_AGAIN = slice(len(OWN), len(FEATURES))
 _EVERY = 20
 
 
@@ -60,20 +62,13 @@ class Witnessed:
         return bool(self.loss[-1] > LOSS_THAT_COUNTS)
 
 
-class _Witness(DecayTracker):
+class _Witness(Keeping):
     """Keeps the evidence of every block, and judges nothing."""
 
     def __init__(self, run: Run) -> None:
         n = len(FEATURES)
         none = Layers(np.zeros((1, n, 1)), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros((1, n)))
         super().__init__(run, fusion=Fusion(np.zeros(n), np.ones(n), none))
-        self.taken: list[Floats] = []
-        self.at: list[int] = []
-
-    def _weigh(self, features: Floats | None) -> None:
-        if features is not None:
-            self.taken.append(features)
-            self.at.append(self._block[-1].frame.frame)
 
     def _judged(self, reference: Reference) -> Decay | None:  # noqa: ARG002
         return None
@@ -82,8 +77,8 @@ class _Witness(DecayTracker):
 def witnessed(run: SimulatedRun) -> Witnessed:
     """The evidence of a run's blocks, by the runtime's own tracker."""
     plan, tracker = run.plan, _Witness(run.plan.run())
-    for frame, spots in run.frames():
-        tracker.update(verdict_of("witness", frame, with_spots(spots), diffracts=len(spots) >= MIN_SPOTS))
+    for _ in tracked(tracker, plan.run(), run.frames()):
+        pass
     return Witnessed(
         index=plan.index,
         kind=plan.kind,
@@ -157,25 +152,49 @@ class Member(torch.nn.Module):
         return found[:, 0]
 
 
-def learn(samples: Samples, steps: int = STEPS) -> tuple[dict[str, Any], Floats]:
-    """What `triage.decay.fusion` reads, and the out-of-fold probability (n,) of every block; folds are of runs."""
+@dataclass(frozen=True, slots=True, eq=False)
+class OutOfFold:
+    """Log-odds of every block by networks that did not learn from its run, all of length n."""
+
+    named: Floats
+    """With what indexing gave."""
+    unnamed: Floats
+    """As if no frame had been indexed."""
+
+
+def learn(samples: Samples, steps: int = STEPS) -> tuple[dict[str, Any], OutOfFold]:
+    """What `triage.decay.fusion` reads but for what evens the rates of false alarms; folds are of runs."""
     torch.manual_seed(0)
     mean, spread = samples.features.mean(axis=0), samples.features.std(axis=0) + 1e-3
-    x = torch.from_numpy(np.clip((samples.features - mean) / spread, -FARTHEST, FARTHEST).astype(np.float32))
+    without = samples.features.copy()
+    without[:, _AGAIN] = 0.0
+    both = [torch.from_numpy(np.clip((x - mean) / spread, -FARTHEST, FARTHEST).astype(np.float32)) for x in (samples.features, without)]
     y = torch.from_numpy((samples.loss > LOSS_MEANT).astype(np.float32))
     weight = torch.from_numpy(samples.emphasis / samples.emphasis.mean()).float()
     fold = samples.index % FOLDS
-    logits = np.zeros(len(y))
-    members = []
+    logits = np.zeros((2, len(y)))
+    members: list[Member] = []
     for k in range(FOLDS):
-        members.append(_member(x[fold != k], y[fold != k], weight[fold != k], steps))
+        its = [_member([x[fold != k] for x in both], y[fold != k], weight[fold != k], steps) for _ in range(REPEATS)]
         with torch.no_grad():
-            logits[fold == k] = members[-1](x[fold == k]).numpy()
+            logits[:, fold == k] = [np.mean([member(x[fold == k]).numpy() for member in its], axis=0) for x in both]
+        members += its
     told: dict[str, Any] = {"features": list(FEATURES), "mean": _short(mean), "spread": _short(spread)}
     told |= {name: _short(value) for name, value in _layers(members)._asdict().items()}
-    slope, offset = _calibrated(logits, y.numpy(), samples.weight)
+    slope, offset = _calibrated(logits[0], y.numpy(), samples.weight)
     told |= {"slope": slope, "offset": offset}
-    return told, np.asarray(1.0 / (1.0 + np.exp(-(slope * logits + offset + beyond_doubt(samples.features)))))
+    logits = slope * logits + offset + beyond_doubt(samples.features)
+    return told, OutOfFold(named=logits[0], unnamed=logits[1])
+
+
+def learnt_from(runs: Sequence[Witnessed], steps: int = STEPS) -> tuple[dict[str, Any], OutOfFold]:
+    """All that `triage.decay.fusion` reads, and out-of-fold log-odds with the rates of false alarms evened."""
+    samples = samples_of(runs)
+    told, found = learn(samples, steps)
+    even = even_rates(runs, samples.features, found.named)
+    added = evened(samples.features, even)
+    found = OutOfFold(named=found.named + added, unnamed=found.unnamed + added)
+    return told | {"even": list(even), "alarms": alarms_of(runs, 1.0 / (1.0 + np.exp(-found.named)))}, found
 
 
 def _layers(members: Sequence[Member]) -> Layers:
@@ -195,14 +214,16 @@ def _short(values: Floats) -> Any:
     return np.round(np.asarray(values, dtype=np.float64), 4).tolist()
 
 
-def _member(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, steps: int) -> Member:
-    network = Member(x.shape[1])
+def _member(both: Sequence[torch.Tensor], y: torch.Tensor, weight: torch.Tensor, steps: int) -> Member:
+    """`both`: the features with what indexing gave, and without."""
+    network = Member(both[0].shape[1])
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     up_to = torch.cumsum(weight.double(), 0)
     for _ in range(steps):
-        some = torch.searchsorted(up_to, up_to[-1] * torch.rand(BATCH, dtype=torch.float64)).clamp_max(len(x) - 1)
-        noisy = x[some] + NOISE * torch.randn(BATCH, x.shape[1])
+        some = torch.searchsorted(up_to, up_to[-1] * torch.rand(BATCH, dtype=torch.float64)).clamp_max(len(y) - 1)
+        x = torch.where(torch.rand(BATCH, 1) < UNNAMED, both[1][some], both[0][some])
+        noisy = x + NOISE * torch.randn(BATCH, x.shape[1])
         loss = torch.nn.functional.binary_cross_entropy_with_logits(network(noisy), y[some])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -230,18 +251,36 @@ _LEAST_ALARMS = 0.3
 """Taken for none, so that a rate is never nought."""
 
 
-def of_each(runs: Sequence[Witnessed], probability: Floats) -> list[tuple[Witnessed, Floats]]:
-    """Runs with the probabilities of their blocks, of those given for all; without dimmed copies."""
+def of_each(runs: Sequence[Witnessed], values: Floats, *, copies: bool = False) -> list[tuple[Witnessed, Floats]]:
+    """Runs with the values of their blocks, of those given for all; dimmed copies only where asked for."""
     ends = np.cumsum([len(run.frame) for run in runs])
-    each = [(run, probability[end - len(run.frame) : end]) for run, end in zip(runs, ends, strict=True)]
+    each = [(run, values[end - len(run.frame) : end]) for run, end in zip(runs, ends, strict=True)]
     first = {run.index: k for k, run in reversed(list(enumerate(runs)))}
-    return [pair for k, pair in enumerate(each) if first[pair[0].index] == k]
+    return [pair for k, pair in enumerate(each) if copies or first[pair[0].index] == k]
 
 
-def level_of(runs: Sequence[Witnessed], probability: Floats, false_share: float) -> float:
-    """The probability that at most this share of the undamaged runs ever exceed."""
-    highest = sorted((float(p.max(initial=0.0)) for run, p in of_each(runs, probability) if not run.damaged), reverse=True)
-    return highest[int(false_share * len(highest))]
+_SHARES = (0.03, 0.05, 0.08)
+"""Of undamaged runs, at whose levels the rates of kinds are evened."""
+_PRICES = np.arange(0.0, 1.01, 0.05)
+_LONG = 600
+
+
+def even_rates(runs: Sequence[Witnessed], features: Floats, logits: Floats) -> tuple[float, float]:
+    """What `triage.decay.fusion.evened` adds: the price of many looks, so that long rotations exceed a level as often as the shortest, then
+    what stills get, so that they exceed it as often as rotations.
+    """
+
+    def level(which: Callable[[Witnessed], bool], even: tuple[float, float]) -> float:
+        chosen = [(run, values) for run, values in of_each(runs, logits + evened(features, even)) if not run.damaged and which(run)]
+        highest = sorted((float(values.max(initial=-30.0)) for _, values in chosen), reverse=True)
+        return float(np.mean([highest[int(share * len(highest))] for share in _SHARES])) if highest else 0.0
+
+    def apart(price: float) -> float:
+        return abs(level(lambda run: run.n_frames >= _LONG, (0.0, price)) - level(lambda run: run.kind == "rotation_60", (0.0, price)))
+
+    price = round(float(min(_PRICES, key=apart)), 2)
+    rotations, stills = level(lambda run: run.kind != "stills", (0.0, price)), level(lambda run: run.kind == "stills", (0.0, price))
+    return round(rotations - stills, 2), price
 
 
 def alarms_of(runs: Sequence[Witnessed], probability: Floats) -> list[tuple[float, float]]:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from training.decay.lane import MIN_SPOTS, Keeping, tracked
 from training.decay.runs import REFERENCE_FRAMES, SimulatedRun
-from triage.core import Decay, Judgement, ShellIntensities, Spots, Verdict
-from triage.decay import DecayTracker
+from triage.core import Spots
+from triage.decay.evidence import FEATURES
+from triage.decay.fusion import UNSEEN, Fusion
 from triage.decay.shells import N_SHELLS, shell_of
 from triage.spots import summarise
 
 Floats = npt.NDArray[np.float64]
 
 BASELINES = ("total intensity", "spot count", "resolution limit")
-MIN_SPOTS = 8
-"""A frame with fewer does not diffract (contract, section 7)."""
 _TREND_FRAMES = 7
 """Median over so many frames: a trend that people watch is smooth."""
 _BOUND_Z = 3.0
@@ -43,6 +43,7 @@ class JudgedRun:
     frame: Floats
     probability: Floats
     delta_B: Floats
+    """As stated by the tracker, as are the next two."""
     sigma: Floats
     scale: Floats
     """As stated by the tracker."""
@@ -60,6 +61,10 @@ class JudgedRun:
     """(BASELINES, frames planned): smoothed fall against the first frames, 0 to 1; nan where nothing was seen yet."""
     bound_frame: float
     """Frame at which the information first suffices for _BOUND_Z; nan: never."""
+    block: Floats
+    """(blocks,) the last frame of each block of frames that the fusion was asked about."""
+    features: npt.NDArray[np.float32]
+    """(blocks, FEATURES), so that another fusion needs no run judged again."""
 
     @property
     def damaged(self) -> bool:
@@ -67,24 +72,22 @@ class JudgedRun:
         return self.exponent > 0
 
 
-def judge_run(run: SimulatedRun, *, track: bool = True) -> JudgedRun:
-    """Tracks a run as the listener does; frames of fewer than MIN_SPOTS spots are judged not to diffract.
+def judge_run(run: SimulatedRun, *, track: bool = True, index: bool = True) -> JudgedRun:
+    """Tracks a run as the listener does, with the slow lane beside it where `index` says so.
 
     Without `track` only the trends are looked at, and no frame is judged.
     """
     plan, plan_run = run.plan, run.plan.run()
-    tracker = DecayTracker(plan_run)
-    found: list[tuple[int, Decay]] = []
     seen = np.full((len(BASELINES), plan.n_frames), np.nan)
     information = _Information(run)
     for frame, spots in run.frames():
-        if track:
-            decay = tracker.update(verdict_of(plan_run.id, frame, with_spots(spots), diffracts=len(spots) >= MIN_SPOTS))
-            found += [(frame, decay)] if decay is not None else []
         summary = summarise(spots)
         seen[:, frame] = (summary.total_intensity, summary.count, 1.0 / summary.resolution_A if summary.resolution_A else 0.0)
         if track:
             information.add(frame, spots)
+    tracker = Keeping(plan_run)
+    said = tracked(tracker, plan_run, run.frames(), index=index) if track else ()
+    found = [(frame, decay) for frame, decay in said if decay is not None]
     frames = np.array([frame for frame, _ in found], dtype=np.int64)
     first, last = found[0][1].reference_frames if found else (0, 0)
     brightness = run.scale * plan.course.brightness
@@ -112,19 +115,15 @@ def judge_run(run: SimulatedRun, *, track: bool = True) -> JudgedRun:
         all_dose_MGy=run.dose_MGy,
         trends=_falls(seen),
         bound_frame=information.bound(),
+        block=np.array(tracker.at, dtype=np.float64),
+        features=np.array(tracker.taken, dtype=np.float32).reshape(-1, len(FEATURES)),
     )
 
 
-def with_spots(spots: Spots) -> ShellIntensities:
-    """All that the tracker reads of the early lane's shells, without their sums."""
-    return ShellIntensities(edges_per_A=(), intensity=(), variance=(), spots=spots)
-
-
-def verdict_of(run_id: str, frame: int, shells: ShellIntensities | None, *, diffracts: bool) -> Verdict:
-    """As a judge makes it, with a network that is sure."""
-    lattices = (0.02, 0.96, 0.01, 0.01) if diffracts else (0.97, 0.02, 0.005, 0.005)
-    judgement = Judgement(lattices=lattices, non_diffraction_kind=(0.25, 0.25, 0.25, 0.25), ice_rings=0.0, resolution_A=None)
-    return Verdict(run_id=run_id, frame=frame, file=None, judgement=judgement, spots=None, shells=shells, latency_ms=0.0)
+def judged_by(run: JudgedRun, fusion: Fusion) -> JudgedRun:
+    """The run with the probabilities that another fusion gives."""
+    each = np.array([UNSEEN, *(fusion.probability(row) for row in run.features.astype(np.float64))])
+    return replace(run, probability=each[np.searchsorted(run.block, run.frame, side="right")])
 
 
 def _falls(seen: Floats) -> Floats:

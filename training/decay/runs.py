@@ -101,6 +101,7 @@ class Plan:
             shape_px=self.geometry.shape_px,
             omega_start_deg=0.0 if step else None,
             omega_step_deg=step or None,
+            rotation_axis=self.beam.rotation_axis if step else None,
         )
         return Run(id=f"simulated-{self.index}", header=header, kind=kind, geometry=self.geometry, geometry_source="simulation")
 

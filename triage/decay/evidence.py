@@ -19,6 +19,7 @@ import numpy.typing as npt
 from triage.decay.change import MOST_BLOCKS, Change
 from triage.decay.fit import Fit
 from triage.decay.frames import FrameSpots, Sums
+from triage.decay.mates import Regrowth
 from triage.decay.reference import Reference
 
 Floats = npt.NDArray[np.float64]
@@ -45,7 +46,13 @@ CONTEXT = (
     "faint_inner",
     "faint_outer",
 )
-FEATURES = (
+AGAIN = ("again", "again_z", "again_now", "again_error", "again_even", "again_even_error", "again_now_over", "again_even_over")
+"""Of reflections measured again (`mates.py`): are there any, the significance of the growth of B, the growth and the logarithm of its
+standard deviation, each times half the outer shells' s^2, both of a growth that is even all along, and by how many standard deviations each
+growth passes what the probability speaks of. All nought where there are none."""
+LOSS_MEANT = 0.15
+"""Of the outer shell, that a probability speaks of."""
+OWN = (
     *(f"{name}_now" for name in SERIES),
     *(f"{name}_ramp" for name in SERIES),
     *(f"{name}_z" for name in SERIES),
@@ -57,6 +64,7 @@ FEATURES = (
     "outer_bend",
     *CONTEXT,
 )
+FEATURES = (*OWN, *AGAIN)
 
 
 class Block(NamedTuple):
@@ -130,12 +138,13 @@ class Evidence:
             pairs = zip(self._blocks[:-1:2], self._blocks[1::2], strict=True)
             self._blocks = [_joined(*pair) for pair in pairs] + self._blocks[-1:]
 
-    def features(self, change: Change | None) -> Floats | None:
+    def features(self, change: Change | None, again: Regrowth | None = None) -> Floats | None:
         """(FEATURES,) of the run so far; None before there are LEAST_BLOCKS blocks."""
         if len(self._blocks) < LEAST_BLOCKS:
             return None
         z, noise = (0.0, 1.0) if change is None else (change.z, change.noise)
-        return features(self._blocks, replace(self._context, z=z, noise=noise))
+        own = features(self._blocks, replace(self._context, z=z, noise=noise))
+        return np.concatenate([own, _again(again, self._half_s2)])
 
 
 def _joined(one: Block, other: Block) -> Block:
@@ -163,7 +172,7 @@ def _log_ratio(now: Floats, then: Floats, least: Floats | float) -> Floats:
 
 
 def features(blocks: list[Block], context: Context) -> Floats:
-    """(FEATURES,) of the run so far; there must be at least two blocks."""
+    """(OWN,) of the run so far; there must be at least two blocks."""
     frames, _, numbers, errors, rows = zip(*blocks, strict=True)
     frame, spots, error, series = np.array(frames), np.array(numbers), np.array(errors), np.array(rows)  # (n,) and (n, SERIES)
     n = len(blocks)
@@ -208,6 +217,16 @@ def _context(around: list[float]) -> Floats:
     values = np.array(around)
     values[:2] = _squashed(values[:2])
     return values
+
+
+def _again(found: Regrowth | None, half_s2: float) -> Floats:
+    if found is None:
+        return np.zeros(len(AGAIN))
+    grown, least = (found.delta_B * half_s2, found.even * half_s2), -math.log(1.0 - LOSS_MEANT)
+    now, even = (min(max(each, -4.0), 4.0) for each in grown)
+    error, even_error = (min(max(sigma * half_s2, 1e-3), 1.0) for sigma in (found.sigma, found.even_sigma))
+    over = math.asinh((now - least) / error), math.asinh((even - least) / even_error)
+    return np.array([1.0, math.asinh(found.z), now, math.log(error), even, math.log(even_error), *over])
 
 
 def _squashed(z: Floats) -> Floats:

@@ -12,7 +12,8 @@ import numpy as np
 
 from triage.decay.evidence import FEATURES, Floats
 
-_Z = FEATURES.index("z")
+_Z, _STILLS, _LOG_FRAMES = (FEATURES.index(name) for name in ("z", "stills", "log_frames"))
+_FEW_FRAMES = math.log(60.0)
 FARTHEST = 5.0
 """Standard deviations beyond which a feature counts no more."""
 _DOUBT_Z, _PER_Z = 4.0, 0.6
@@ -38,26 +39,37 @@ def beyond_doubt(features: Floats) -> Floats:
     return np.asarray(_PER_Z * np.maximum(np.sinh(features[..., _Z]) - _DOUBT_Z, 0.0))
 
 
+def evened(features: Floats, even: tuple[float, float]) -> Floats:
+    """What is added to the log-odds so that one level is one rate of false alarms: for stills, and for each e-fold of frames past 60."""
+    return np.asarray(even[0] * features[..., _STILLS] - even[1] * np.maximum(features[..., _LOG_FRAMES] - _FEW_FRAMES, 0.0))
+
+
 class Fusion:
     """Mean of the logits of some networks of one hidden layer beside a straight term, on standardised features."""
 
-    def __init__(self, mean: Floats, spread: Floats, layers: Layers, slope: float = 1.0, offset: float = 0.0) -> None:
+    def __init__(
+        self,
+        mean: Floats,
+        spread: Floats,
+        layers: Layers,
+        *,
+        slope: float = 1.0,
+        offset: float = 0.0,
+        even: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        """`slope` and `offset` calibrate the networks' mean; `even` is that of `evened`."""
         self._mean, self._spread = mean, spread
         self._inner = np.concatenate(list(layers.inner), axis=1)  # members side by side: (FEATURES, members hidden)
         self._inner_bias, self._outer = layers.inner_bias.ravel(), layers.outer.ravel() / len(layers.outer)
         self._straight, self._bias = layers.straight.mean(axis=0), float(layers.outer_bias.mean())
-        self._slope, self._offset = slope, offset
+        self._slope, self._offset, self._even = slope, offset, even
 
     def probability(self, features: Floats) -> float:
-        """That the outer shell has lost more than LOSS_MEANT, given (FEATURES,)."""
+        """That the outer shell has lost more than LOSS_MEANT of `evidence`, given (FEATURES,)."""
         x = np.minimum(np.maximum((features - self._mean) / self._spread, -FARTHEST), FARTHEST)
         found = float(np.tanh(x @ self._inner + self._inner_bias) @ self._outer + x @ self._straight) + self._bias
-        logit = self._slope * found + self._offset + float(beyond_doubt(features))
+        logit = self._slope * found + self._offset + float(beyond_doubt(features) + evened(features, self._even))
         return 1.0 / (1.0 + math.exp(-min(max(logit, -30.0), 30.0)))
-
-
-LOSS_MEANT = 0.15
-"""Of the outer shell, that a probability speaks of."""
 
 
 @lru_cache(maxsize=1)
@@ -73,4 +85,5 @@ def released() -> Fusion:
     """The one that comes with the package."""
     found = told()
     layers = Layers(*(np.array(found[name]) for name in Layers._fields))
-    return Fusion(np.array(found["mean"]), np.array(found["spread"]), layers, found["slope"], found["offset"])
+    numbers = {name: found[name] for name in ("slope", "offset")}
+    return Fusion(np.array(found["mean"]), np.array(found["spread"]), layers, even=tuple(found["even"]), **numbers)

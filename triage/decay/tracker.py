@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from triage.core import Decay, Run, RunKind, Verdict
+from triage.core import Decay, Indexed, Run, RunKind, Verdict
+from triage.decay.again import Again
 from triage.decay.change import SCALE_ERROR_A2, Change, ChangeTest
 from triage.decay.evidence import Evidence, Floats
 from triage.decay.fit import Fit
@@ -57,6 +58,7 @@ class DecayTracker:
         self._may_recur = run.kind is RunKind.STILLS and not self._step_deg
         self._test = ChangeTest(self._step_deg)
         self._evidence: Evidence | None = None
+        self._again = Again(run)
         self._fusion = fusion or released()
         self._probability = UNSEEN
         self._change: Change | None = None
@@ -71,6 +73,7 @@ class DecayTracker:
             self._keep(None)
             return None
         frame = frame_spots(verdict.frame, verdict.shells.spots)
+        self._again.add(frame)
         if self._reference is None:
             self._start.append(frame)
             if self._complete():
@@ -81,6 +84,15 @@ class DecayTracker:
         self._keep(kept)
         self._extend(self._reference, kept)
         return self._judged(self._reference)
+
+    @property
+    def wants_lattice(self) -> bool:
+        """Whether an indexed frame would help."""
+        return self._again.wants_lattice
+
+    def indexed(self, frame: int, indexed: Indexed) -> None:
+        """What indexing found in a frame, whenever it comes: with it, reflections measured again are known."""
+        self._again.orient(frame, indexed)
 
     def _complete(self) -> bool:
         n, wanted = len(self._start), self._settings
@@ -117,7 +129,7 @@ class DecayTracker:
             self._test.add(float(np.mean([frame.frame for frame in frames])), fit.delta_B, fit.sigma_now, fit.log_scale)
             self._evidence.add(frames, sums, fit)
             self._change = self._test.result()
-            self._weigh(self._evidence.features(self._change))
+            self._weigh(self._evidence.features(self._change, self._again.look()))
         if fit is not None and len(self._window) == len(self._block) and None not in self._window:
             self._fit, self._until_fit = fit, max(reference.window // _FITS_A_WINDOW, _LEAST_FRAMES_A_FIT)
         self._block = []
@@ -137,7 +149,7 @@ class DecayTracker:
         return None if self._fit is None else self._decay(self._fit, reference)
 
     def _decay(self, fit: Fit, reference: Reference) -> Decay:
-        change = self._change
+        change, again = self._change, self._again.found
         z, noise = (0.0, 1.0) if change is None else (change.z, change.noise)
         relative = _STILL_ERROR if reference.same_reflections else 0.0
         outer_d, inner_d = reference.outer_d_A, reference.inner_d_A
@@ -152,6 +164,9 @@ class DecayTracker:
             outer_loss=_loss(fit, reference.outer_s2),
             inner_d_A=inner_d,
             inner_loss=_loss(fit, reference.inner_s2),
+            again_delta_B_A2=None if again is None else again.delta_B,
+            again_delta_B_sigma=None if again is None else again.sigma,
+            again_spots=None if again is None else again.pairs,
         )
 
 

@@ -1,0 +1,249 @@
+"""The same reflection measured again: what symmetry mates, and reflections met twice, say of the growth of B. Bounded memory.
+
+Of two measurements of one intensity the logarithms differ by what scale and B have done between them, and by some per cent of noise; of two
+different reflections they differ by Wilson's distribution besides, which is a hundred times the variance. The crystal's symmetry is not
+taken from the lattice, which may have more: each rotation of the lattice is believed once the intensities agree (Evans, Acta Cryst. D62
+(2006) 72).
+
+Each family of equivalent reflections has an intensity of its own, each stretch of the run a scale and a B: a linear model, from which
+the intensities are eliminated. B is then asked whether it has grown from some stretch on (a generalised likelihood ratio, one-sided).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import gemmi
+import numpy as np
+
+from triage.decay.names import Bools, Passages, packed
+from triage.decay.shells import Floats, Ints
+
+MOST = 6000
+"""Measurements that are kept: when there are more, every second family is forgotten, and not taken again."""
+STRETCHES = 8
+_LOOKED_ANEW = 1.5
+"""Growth of the number of measurements after which symmetry and rocking curve are looked at again."""
+_LEAST_PAIRED = 24
+"""Measurements of families met more than once, before anything is said."""
+_RATES_DEG = (0.02, 0.035, 0.06, 0.1, 0.17, 0.3, 0.5)
+"""Widths of the rocking curve that are tried: the one under which mates agree best is taken."""
+_AGREE, _AGREE_NOISE, _LEAST_AGREEING = 0.5, 2.6, 12
+"""Correlation of logarithms from which a rotation is believed; that of chance, in standard deviations; pairs, at least."""
+_LEAST_NOISE = 0.05
+"""Standard deviation of a logarithm beyond counting: what frames cut of a rocking curve."""
+_OUTLIER = 3.0
+_FLOOR_A2 = 0.3
+"""Standard deviation of B of a stretch beyond what is counted."""
+_BRIGHTER_A2, _FAINTER_A2 = 1.5, 1.0
+"""Of B for each e-fold of scale: near the threshold only what noise has lifted is seen (training runs)."""
+_GROUPS = {"a": "P 1", "m": "P 1 2 1", "o": "P 2 2 2", "t": "P 4 2 2", "h": "P 6 2 2", "c": "P 4 3 2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Regrowth:
+    """What reflections measured again say."""
+
+    z: float
+    """Of the growth of B from the likeliest beginning on, in standard deviations."""
+    delta_B: float
+    """A^2, of the last stretch against the first."""
+    sigma: float
+    even: float
+    """A^2, of the last stretch against the first if B has grown evenly all along."""
+    even_sigma: float
+    pairs: int
+    """Measurements of reflections that were measured more than once."""
+
+
+@lru_cache(maxsize=16)
+def rotations(bravais: str) -> Ints:
+    """(n, 3, 3) of the lattice's own symmetry, identity first; they act on indices as h R."""
+    operations = gemmi.SpaceGroup(_GROUPS[bravais[0]]).operations().sym_ops
+    return np.array([np.asarray(operation.rot) // operation.DEN for operation in operations], dtype=np.int64)
+
+
+def family(hkl: Ints, group: Ints) -> Ints:
+    """One integer (n,) for all that the group (m, 3, 3) and Friedel's law make equal."""
+    keys = np.array([packed(hkl @ rotation) for rotation in group])
+    return np.asarray(np.abs(keys).max(axis=0))
+
+
+class Mates:
+    """Measurements of a run so far."""
+
+    def __init__(self, bravais: str) -> None:
+        self._rotations = rotations(bravais)
+        self.group = self._rotations[:1]
+        """Rotations (n, 3, 3) that are believed."""
+        self._kept = Passages(np.zeros((0, 3), dtype=np.int64), *(np.zeros(0) for _ in range(5)))
+        self._family = np.zeros(0, dtype=np.int64)
+        self._mask = 0
+        self._looked_at = 0
+        self._rate = math.radians(_RATES_DEG[2])
+
+    def __len__(self) -> int:
+        return len(self._family)
+
+    def add(self, passages: Passages) -> None:
+        """Takes reflections that are through."""
+        if self._mask:
+            passages = passages.take(self._is_kept(passages))
+        self._kept = Passages._make(np.concatenate(each) for each in zip(self._kept, passages, strict=True))
+        self._family = np.concatenate([self._family, family(passages.hkl, self.group)])
+        while len(self) > MOST:
+            self._mask = 2 * self._mask + 1
+            some = self._is_kept(self._kept)
+            self._kept, self._family = self._kept.take(some), self._family[some]
+
+    def result(self) -> Regrowth | None:
+        """None while too few reflections were met again."""
+        if len(self) > _LOOKED_ANEW * self._looked_at and len(self) >= _LEAST_PAIRED:
+            self._looked_at = len(self)
+            self.group = _agreeing(self._kept, self._rotations)
+            self._family = family(self._kept.hkl, self.group)
+            self._rate = _rocking(self._kept, self._family)
+        _, names, number = np.unique(self._family, return_inverse=True, return_counts=True)
+        again = number[names] > 1
+        if int(again.sum()) < _LEAST_PAIRED:
+            return None
+        first, last = float(self._kept.frame.min()), float(self._kept.frame.max())
+        some = self._kept.take(again)
+        rank = np.cumsum(number > 1) - 1
+        stretch = np.minimum(((some.frame - first) * STRETCHES / (last - first + 1.0)).astype(np.int64), STRETCHES - 1)
+        return _growth(_Measured(rank[names[again]], stretch, _corrected(some, self._rate), some.variance, some.half_s2))
+
+    def _is_kept(self, passages: Passages) -> Bools:
+        """By a hash of the family under the lattice's whole symmetry, so that no family is torn apart."""
+        return np.asarray(((family(passages.hkl, self._rotations) * 0x9E3779B1) >> 20) & self._mask == 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measured:
+    """All of length n."""
+
+    family: Ints
+    stretch: Ints
+    log_intensity: Floats
+    variance: Floats
+    half_s2: Floats
+
+
+def _corrected(passages: Passages, rate: float) -> Floats:
+    """Logarithm of the whole intensity, for a rocking curve of this standard deviation in rad: erf, to 4e-4, as a hyperbolic tangent."""
+    half = passages.sweep / (2.0 * math.sqrt(2.0) * rate)
+    return np.asarray(passages.log_intensity - np.log(np.tanh(half * (1.1284 + 0.1009 * half**2))))
+
+
+def _rocking(passages: Passages, names: Ints) -> float:
+    """The width (rad) under which mates agree best."""
+    _, of, number = np.unique(names, return_inverse=True, return_counts=True)
+    again = number[of] > 1
+    if not again.any():
+        return math.radians(_RATES_DEG[2])
+    some = passages.take(again)
+    of, n = np.unique(of[again], return_inverse=True)[1], number[of[again]]
+    scatter = []
+    for rate in _RATES_DEG:
+        y = _corrected(some, math.radians(rate))
+        scatter.append(float(np.median(np.abs(y - (np.bincount(of, y) / np.bincount(of))[of]) * np.sqrt(n / (n - 1.0)))))
+    return math.radians(_RATES_DEG[int(np.argmin(scatter))])
+
+
+def _agreeing(passages: Passages, candidates: Ints) -> Ints:
+    """The rotations under which intensities agree, and their products; the identity first."""
+    keys, of = np.unique(np.abs(packed(passages.hkl)), return_inverse=True)
+    number = np.bincount(of)
+    y = np.bincount(of, passages.log_intensity) / number
+    half_s2 = np.bincount(of, passages.half_s2) / number
+    hkl = np.zeros((len(keys), 3), dtype=np.int64)
+    hkl[of] = passages.hkl
+    y = y - _trend(y, half_s2)
+    found = [candidates[0]]
+    for rotation in candidates[1:]:
+        image = np.abs(packed(hkl @ rotation))
+        at = np.minimum(np.searchsorted(keys, image), len(keys) - 1)
+        pairs = (keys[at] == image) & (image != keys)
+        n = int(pairs.sum())
+        if n >= _LEAST_AGREEING and _correlation(y[pairs], y[at[pairs]]) > max(_AGREE, _AGREE_NOISE / math.sqrt(n)):
+            found.append(rotation)
+    return _closed(found)
+
+
+def _trend(y: Floats, half_s2: Floats) -> Floats:
+    """The mean over a straight line in s^2."""
+    design = np.stack([np.ones_like(half_s2), half_s2], axis=1)
+    return np.asarray(design @ np.linalg.lstsq(design, y, rcond=None)[0])
+
+
+def _correlation(one: Floats, other: Floats) -> float:
+    a, b = one - one.mean(), other - other.mean()
+    size = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / size if size > 0 else 0.0
+
+
+def _closed(found: list[Ints]) -> Ints:
+    """The group that these rotations generate."""
+    known = {rotation.tobytes(): rotation for rotation in found}
+    new = list(found)
+    while new:
+        products = [a @ b for a in new for b in found]
+        new = []
+        for product in products:
+            if product.tobytes() not in known:
+                known[product.tobytes()] = product
+                new.append(product)
+    return np.array(list(known.values()))
+
+
+def _growth(measured: _Measured) -> Regrowth | None:
+    """Robust least squares with a scale and a B for each stretch, and the test of growth."""
+    n_families, of, t = int(measured.family.max()) + 1, measured.family, measured.stretch
+    cell, y, h = of * STRETCHES + t, measured.log_intensity, measured.half_s2
+    half_s2 = np.zeros(n_families)
+    half_s2[of] = h
+    noise, robust = 0.15**2, np.ones(len(y))
+    shape = (n_families, STRETCHES)
+    solution, covariance = np.zeros(2 * STRETCHES), np.eye(2 * STRETCHES)
+    for _ in range(2):
+        weight = robust / (measured.variance + noise)
+        weights: Floats = np.bincount(cell, weight, n_families * STRETCHES).astype(np.float64).reshape(shape)
+        total = weights.sum(axis=1)
+        sums = np.bincount(cell, weight * y, n_families * STRETCHES).reshape(shape)
+        sums = sums - weights * (sums.sum(axis=1) / total)[:, None]
+        powers = (np.ones_like(half_s2), half_s2, half_s2 * half_s2)
+        square = [_eliminated(weights, total, power) for power in powers]
+        normal = np.block([[square[0], -square[1]], [-square[1], square[2]]])
+        normal += np.diag([1e-4] * STRETCHES + [1e-6] * STRETCHES)  # the constants that nothing knows
+        covariance = np.linalg.inv(normal)
+        solution = covariance @ np.concatenate([sums.sum(axis=0), -(sums * half_s2[:, None]).sum(axis=0)])
+        left = y - (solution[t] - h * solution[STRETCHES + t])
+        left = left - (np.bincount(of, weight * left, n_families) / total)[of]
+        left = left / np.sqrt(np.maximum(1.0 - weight / total[of], 1e-3))
+        noise = max((1.4826 * float(np.median(np.abs(left)))) ** 2 - float(np.median(measured.variance)), _LEAST_NOISE**2)
+        bound = _OUTLIER * np.sqrt(measured.variance + noise)
+        robust = bound / np.maximum(np.abs(left), bound)
+    return _tested(solution, covariance, len(y))
+
+
+def _eliminated(weights: Floats, total: Floats, power: Floats) -> Floats:
+    """Normal matrix (STRETCHES, STRETCHES) once each family's own intensity is eliminated, each family times `power`."""
+    scaled = weights * power[:, None]
+    return np.asarray(np.diag(scaled.sum(axis=0)) - scaled.T @ (weights / total[:, None]))
+
+
+def _tested(solution: Floats, covariance: Floats, n: int) -> Regrowth | None:
+    scale, b = solution[:STRETCHES] - solution[0], solution[STRETCHES:] - solution[STRETCHES]
+    against_first = np.eye(STRETCHES)[1:] - np.eye(STRETCHES)[0]
+    floor = _FLOOR_A2**2 + (_BRIGHTER_A2 * np.maximum(scale, 0.0)) ** 2 + (_FAINTER_A2 * np.minimum(scale, 0.0)) ** 2
+    spread = against_first @ (covariance[STRETCHES:, STRETCHES:] + np.diag(floor)) @ against_first.T
+    inverse = np.linalg.inv(spread)
+    ramps = np.array([np.maximum(np.arange(1.0, STRETCHES) - start, 0.0) for start in range(STRETCHES - 2)])
+    size = ((ramps @ inverse) * ramps).sum(axis=1)
+    z = (ramps @ inverse @ b[1:]) / np.sqrt(size)
+    if not np.isfinite(z).all():
+        return None
+    sigma, even_sigma = math.sqrt(float(spread[-1, -1])), float(ramps[0, -1] / math.sqrt(size[0]))
+    return Regrowth(z=float(z.max()), delta_B=float(b[-1]), sigma=sigma, even=float(z[0]) * even_sigma, even_sigma=even_sigma, pairs=n)
