@@ -368,7 +368,7 @@ def test_replay_and_listen_meet_over_a_socket(cwd: Path, start: Any) -> None:
     endpoint = "ipc://box"
     listener = start("listen", f"source.endpoint={endpoint}", "dashboard=off", "indexing=off", "sinks.jsonl.path=out.jsonl")
     detector = start("replay", "a_000001.h5", f"replay.endpoint={endpoint}", "replay.rate_hz=200")
-    _, said = detector.communicate(timeout=60)
+    _, said = detector.communicate(timeout=100)
     assert detector.returncode == 0, said
     assert f"sent {FRAMES} frames in 1 runs" in said
     wait_for(lambda: (cwd / "out.jsonl").exists() and "run_end" in (cwd / "out.jsonl").read_text())
