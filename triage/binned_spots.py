@@ -15,12 +15,11 @@ import numpy.typing as npt
 
 from triage.binning import Bytes
 from triage.core import FloatArray
+from triage.ranks import NTH, log_nth, running_median
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-_NTH = (1, 4, 8, 16, 32)
-"""The nth most significant windows whose significance is told: a lattice that counts has eight spots."""
 BINNED_FEATURES = (
     "binned_log_count",
     "binned_log_count_unseen",
@@ -28,8 +27,8 @@ BINNED_FEATURES = (
     "binned_log_count_clean_7_sigma",
     "binned_log_count_new",
     "binned_log_count_new_7_sigma",
-    *(f"binned_log_z_clean_{n}" for n in _NTH),
-    *(f"binned_log_z_new_{n}" for n in _NTH),
+    *(f"binned_log_z_clean_{n}" for n in NTH),
+    *(f"binned_log_z_new_{n}" for n in NTH),
 )
 """Counts are of more than 5 sigma. *Unseen*: without a spot of the spot finder's; *clean*: not on a ring that is crowded with them;
 *new*: both."""
@@ -73,7 +72,7 @@ def binned_features(binned: Binned) -> FloatArray:
     for chosen in (z[clean], z[clean & unseen]):
         values += [_log_count(chosen), _log_count(chosen, _SURE_Z)]
     for chosen in (z[clean], z[clean & unseen]):
-        values += [float(np.log1p(chosen[n - 1])) if len(chosen) >= n else 0.0 for n in _NTH]
+        values += log_nth(chosen)
     return np.asarray(values, dtype=np.float32)
 
 
@@ -94,8 +93,7 @@ def _crowded(level: npt.NDArray[np.int64]) -> Bools:
         return np.zeros(len(level), dtype=bool)
     counts = np.bincount(level, minlength=_LEVELS).astype(np.float64)
     three = counts + np.roll(counts, 1) + np.roll(counts, -1)
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(counts, _LEVELS_ROUND, mode="edge"), 2 * _LEVELS_ROUND + 1)
-    expected = 3.0 * np.median(windows, axis=1)
+    expected = 3.0 * running_median(counts, _LEVELS_ROUND)
     return np.asarray((three > expected + _CROWD_SIGMA * np.sqrt(expected) + _CROWD_LEAST)[level])
 
 
@@ -126,6 +124,19 @@ def _around(table, i, j):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def _windows(photons, number):  # type: ignore[no-untyped-def]
+    """Photons and usable pixels (slow, fast) of each window of 2 x 2 bins, at its first bin; 0 where a bin is not used."""
+    slow, fast = photons.shape
+    total, n = np.zeros((slow, fast)), np.zeros((slow, fast))
+    for i in range(slow - 1):
+        for j in range(fast - 1):
+            if number[i, j] > 0.0 and number[i + 1, j] > 0.0 and number[i, j + 1] > 0.0 and number[i + 1, j + 1] > 0.0:
+                n[i, j] = number[i, j] + number[i + 1, j] + number[i, j + 1] + number[i + 1, j + 1]
+                total[i, j] = photons[i, j] + photons[i + 1, j] + photons[i, j + 1] + photons[i + 1, j + 1]
+    return total, n
+
+
+@_jit
 def _beside(total, number, i, j):  # type: ignore[no-untyped-def]
     """Photons a pixel in the brightest pair of windows on opposite sides of the one at (i, j); below zero where there is no pair."""
     brightest = -1.0
@@ -150,12 +161,7 @@ def _significance(mean, largest, number):  # type: ignore[no-untyped-def]
     photons = mean * number
     bins, pixels, sums = _summed((number > 0.0).astype(np.float64)), _summed(number), _summed(photons)
     means, squares = _summed(mean), _summed(mean * mean)
-    total, n = np.zeros((slow, fast)), np.zeros((slow, fast))
-    for i in range(slow - 1):
-        for j in range(fast - 1):
-            if number[i, j] > 0.0 and number[i + 1, j] > 0.0 and number[i, j + 1] > 0.0 and number[i + 1, j + 1] > 0.0:
-                n[i, j] = number[i, j] + number[i + 1, j] + number[i, j + 1] + number[i + 1, j + 1]
-                total[i, j] = photons[i, j] + photons[i + 1, j] + photons[i, j + 1] + photons[i + 1, j + 1]
+    total, n = _windows(photons, number)
     z = np.zeros((slow, fast))
     for i in range(slow - 1):
         for j in range(fast - 1):

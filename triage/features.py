@@ -8,9 +8,7 @@ import numpy.typing as npt
 from triage.binned_spots import BINNED_FEATURES
 from triage.core import BeamCheck, FloatArray, Run, Spots
 from triage.lattice_features import LATTICE_FEATURES, MANY, lattice_features
-
-_NTH = (1, 4, 8, 16, 32)
-"""The nth strongest spots whose I/sigma is told: a lattice that counts has eight."""
+from triage.ranks import NTH, log_nth, running_median
 
 SPOT_FEATURES = (
     "log_count",
@@ -35,7 +33,7 @@ SPOT_FEATURES = (
     "share_in_rings",
     "log_count_clean",
     "log_count_clean_5_sigma",
-    *(f"log_i_over_sigma_clean_{n}" for n in _NTH),
+    *(f"log_i_over_sigma_clean_{n}" for n in NTH),
 )
 FEATURE_NAMES = (*SPOT_FEATURES, *BINNED_FEATURES)
 """All that a model is given; `triage.preprocess` puts them together."""
@@ -136,21 +134,14 @@ def crowded_rings(spots: Spots) -> npt.NDArray[np.bool_]:
     shells = (spots.inverse_d_per_A / _SHELL_PER_A).astype(int).clip(0, 499)
     counts = np.bincount(shells, minlength=500).astype(np.float64)
     pair = counts + np.maximum(np.roll(counts, 1), np.roll(counts, -1))  # a ring may lie on a border of shells
-    expected = 2.0 * _running_median(counts, _SHELLS_ROUND)
+    expected = 2.0 * running_median(counts, _SHELLS_ROUND)
     return np.asarray((pair > expected + _CROWD_SIGMA * np.sqrt(expected) + _CROWD_LEAST)[shells])
-
-
-def _running_median(values: npt.NDArray[np.float64], half: int) -> npt.NDArray[np.float64]:
-    """Running median (n,) over 2 half + 1 values; the ends repeat."""
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, half, mode="edge"), 2 * half + 1)
-    return np.asarray(np.median(windows, axis=1))
 
 
 def _strongest(spots: Spots, clean: npt.NDArray[np.bool_]) -> list[float]:
     """Numbers of spots that nothing speaks against, and the I/sigma of the nth strongest of them."""
     significance = np.sort(spots.intensity[clean] / spots.sigma[clean])[::-1]
-    values = [float(np.log1p(len(significance))), float(np.log1p((significance >= 5.0).sum()))]
-    return values + [float(np.log1p(significance[n - 1])) if len(significance) >= n else 0.0 for n in _NTH]
+    return [float(np.log1p(len(significance))), float(np.log1p((significance >= 5.0).sum())), *log_nth(significance)]
 
 
 def _radial(spots: Spots, run: Run) -> list[float]:

@@ -89,7 +89,10 @@ class Preprocess:
 
     def features(self, image: Bytes, spots: Spots, run: Run, shape_px: tuple[int, int]) -> FloatArray:
         """(n_features,) from a frame's pooled image, as it leaves here, and its spots: no pixel is needed."""
-        return np.concatenate([spot_features(spots, run), binned_features(self._binned(image, shape_px))])[: self.n_features]
+        of_spots = spot_features(spots, run)
+        if self.n_features <= len(of_spots):
+            return of_spots[: self.n_features]
+        return np.concatenate([of_spots, binned_features(self._binned(image, shape_px))])[: self.n_features]
 
     def _binned(self, image: Bytes, shape_px: tuple[int, int]) -> Binned:
         """What the bytes of the pooled image say, in photons; of small detectors in bins of several, so that a bin has some 4 px a side."""
