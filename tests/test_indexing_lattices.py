@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 from lattice_spots import about, axes_of, lattice, misfit, outliers, reflections, run_of, spots_at, turn
 
 from triage.core import Cell, Indexed, IndexingStatus, Run, RunKind, Spots
-from triage.indexing import EmbeddedIndexer
+from triage.indexing import EmbeddedIndexer, indexer
 from triage.indexing.bravais import is_flat
 from triage.indexing.centre import View
-from triage.indexing.search import Trial
+from triage.indexing.model import Lattice
+from triage.indexing.observed import Bools, Observed
+from triage.indexing.search import SCOPES, Scope, Trial
 from triage.spots import ICE_RINGS_A
 
 CELLS: dict[str, Cell] = {
@@ -197,6 +200,53 @@ def test_three_lattices_one_of_another_cell() -> None:
     assert has(indexed, CELLS["mP"], second)
     assert has(indexed, (38.0, 45.0, 52.0, 90.0, 90.0, 90.0), third)
     assert [one.n_indexed for one in indexed.solutions] == sorted((one.n_indexed for one in indexed.solutions), reverse=True)
+
+
+def test_a_sharp_first_lattice_ends_the_search_of_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two lattices none explains six spots in ten; wider scopes are tried only where what was found is not sharp, or nothing was."""
+    tried: list[Scope] = []
+    real = indexer.candidates
+
+    def counted(observed: Observed, use: Bools, scope: Scope) -> list[np.ndarray]:
+        tried.append(scope)
+        return real(observed, use, scope)
+
+    monkeypatch.setattr(indexer, "candidates", counted)
+    rng, run = np.random.default_rng(37), run_of()
+    one, other = (lattice(CELLS["oP"], turn(rng), run, rng, n=n) for n in (120, 100))
+    both = View.of(spots_at(np.vstack([one, other, outliers(run, rng, 20)]), run, rng), run)
+    first = EmbeddedIndexer()._first(both, ())
+    assert first is not None
+    assert 100 < first.lattice.trial.n < 0.6 * both.observed.usable.sum()
+    assert tried == [SCOPES[0]]
+    tried.clear()
+    assert EmbeddedIndexer()._first(View.of(spots_at(outliers(run, rng, 200), run, rng), run), ()) is None
+    assert tried == list(SCOPES)
+
+
+@pytest.mark.parametrize("crystals", [1, 3])
+def test_known_orientations_are_followed_as_far_as_they_stand_out(monkeypatch: pytest.MonkeyPatch, crystals: int) -> None:
+    """A triclinic cell has one orientation a crystal, and perhaps a neighbour that settles into it; every crystal is found all the same."""
+    followed: list[int] = []
+    real = indexer.under
+
+    def counted(observed: Observed, use: Bools, trial: Trial, *others: Any, **named: Any) -> Lattice:
+        followed.append(int(use.sum()))
+        return real(observed, use, trial, *others, **named)
+
+    monkeypatch.setattr(indexer, "under", counted)
+    rng, run = np.random.default_rng(41), run_of()
+    orientations = [turn(rng) for _ in range(crystals)]
+    positions = np.vstack([lattice(CELLS["aP"], orientation, run, rng, n=150 // crystals) for orientation in orientations])
+    spots = spots_at(positions, run, rng)
+    observed = View.of(spots, run).observed
+    found, _ = EmbeddedIndexer()._known(observed, observed.usable, CELLS["aP"])
+    assert found is not None
+    onto_all = followed.count(int(observed.usable.sum())) - 1  # the best one once more, when its cell is settled
+    assert 1 <= onto_all <= 2
+    indexed = EmbeddedIndexer().index(spots, run, cells=(CELLS["aP"],))
+    assert all(has(indexed, CELLS["aP"], orientation) for orientation in orientations)
+    assert len(indexed.solutions) == crystals
 
 
 def test_no_second_lattice_among_outliers() -> None:

@@ -39,6 +39,8 @@ _MOST_BLUNT_PX = 1.2
 _LEAST_ANGLE_RAD, _MOSAIC = math.radians(0.3), 1.0
 _INNER, _FOLLOWED = 80, 5
 """Innermost spots that orientations are brought onto first, and how many of those then onto all."""
+_WORTH_FOLLOWING = 0.5
+"""Of the best orientation's log10 of chance, that another must have to be followed: right ones stand far above the others."""
 _SPLIT_DEG = 8.0
 """Small angles, among which another lattice of the same cell is sought first: cracked crystals and their mosaic blocks."""
 _EXACT_DEG = 0.05
@@ -53,6 +55,8 @@ _ORIENTATIONS = 8
 """Of a known cell, that a beam centre is sought with where none of them explains the spots with the stated one."""
 _ENOUGH = 0.6
 """Of the spots, that a lattice must explain for no other scope to be tried."""
+_SURE_SPOTS = 50
+"""That a sharp lattice must have instead: some with 12 to 26 were sharp by chance (`benchmarks.indexing`, seeds 21, 31 and 33)."""
 _MANY_LEFT = 0.25
 """Of the spots, left over by the lattices found, for a further one of another cell to be sought with every scope."""
 _ENOUGH_KNOWN = 0.3
@@ -106,7 +110,7 @@ class EmbeddedIndexer:
         known_one = best
         bases = candidates(observed, use, SCOPES[0])
         best = _better(best, self._recentred(view, self._unknown(observed, use, [bases]), bases, cells, known=False))
-        if best is not None and (best is known_one or best.lattice.trial.n >= _ENOUGH * use.sum()):
+        if best is not None and (best is known_one or _is_enough(best)):
             return best
         places = [view] if best is None or best.view is view else [best.view, view]
         for place in places:
@@ -233,6 +237,13 @@ def _found(view: View, lattice: Lattice | None) -> _Found | None:
     return None if lattice is None else _Found(view=view, lattice=lattice)
 
 
+def _is_enough(found: _Found) -> bool:
+    """Whether a lattice explains so many spots, or so sharply, that no other scope is tried: one of several cannot explain most."""
+    observed, n = found.view.observed, found.lattice.trial.n
+    use = observed.usable
+    return bool(n >= _ENOUGH * use.sum()) or (n >= _SURE_SPOTS and is_sharp(observed, use, found.lattice))
+
+
 def _of_a_search(lattice: Lattice | None) -> Lattice | None:
     """The lattice, its beam centre having been sought: the centres that were tried count too."""
     return None if lattice is None else replace(lattice, log10_trials=lattice.log10_trials + LOG10_CENTRES)
@@ -272,6 +283,8 @@ def _oriented(
     trials.sort(key=lambda trial: trial.log10_chance)
     followed = []
     for trial in trials[:_FOLLOWED]:
+        if trial.log10_chance > _WORTH_FOLLOWING * trials[0].log10_chance:
+            break
         lattice = under(observed, inner, trial, setting, log10_trials, start=START)
         followed.append(under(observed, use, lattice.trial, lattice.setting, log10_trials, start=START))
     return min(followed, key=_worth)
