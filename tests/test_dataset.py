@@ -77,6 +77,15 @@ def test_features_of_another_number_are_computed_anew_from_the_kept_spots(tmp_pa
     assert np.array_equal(np.load(features), made)
 
 
+def test_shards_of_an_older_model_are_not_taken_for_frames_without_faint_spots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "scene_of", small_scene)
+    older = ShardSpec(folder=tmp_path, seed=5, split="train", number=2, frames=1, preprocess=replace(TINY, n_features=7))
+    assert np.load(make_shard(older).with_suffix(".features.npy")).shape == (1, 7)
+    claim_folder(tmp_path, older)
+    with pytest.raises(FileNotFoundError, match=r"train_0002: made where faint spots were not looked for; set data\.folder"):
+        claim_folder(tmp_path, replace(older, preprocess=TINY))
+
+
 def test_false_spots_are_strewn_where_there_are_pixels_and_leave_the_true_ones() -> None:
     scene = small_scene(5, "train", 1, structures(5, "train"))
     run = run_of(scene)

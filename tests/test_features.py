@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from synthetic import GEOMETRY, Floats, run_of
 
-from triage.binned_spots import BINNED_FEATURES
 from triage.core import FloatArray, Run, Spots
 from triage.features import FEATURE_NAMES, N_FEATURES, SPOT_FEATURES, beam_check, spot_features
 from triage.lattice_features import LATTICE_FEATURES
@@ -184,8 +183,8 @@ def test_the_nth_strongest_clean_spot_is_told() -> None:
 
 
 def told(positions: Floats, run: Run) -> FloatArray:
-    """All that a model is given: with nothing seen in bins."""
-    return np.concatenate([spot_features(spots_at(positions, run=run), run), np.zeros(len(BINNED_FEATURES), dtype=np.float32)])
+    """All that a model is given: with nothing seen but spots."""
+    return np.concatenate([spot_features(spots_at(positions, run=run), run), np.zeros(N_FEATURES - len(SPOT_FEATURES), dtype=np.float32)])
 
 
 def test_the_beam_is_checked_where_there_are_spots_and_geometry_enough() -> None:

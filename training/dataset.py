@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from training.simulate.draw import SMALL_MOLECULE_A, draw_distortion, draw_heade
 from training.simulate.render import Labels, Rendered, render, run_of
 from training.simulate.scene import Scene
 from triage.core import NON_DIFFRACTION_KINDS, FloatArray, Run, Spots
+from triage.faint_spots import WIDTHS_PX, FaintSpots
 from triage.preprocess import RESOLUTION_CHANNEL, Inputs, Preprocess
 from triage.spots import DispersionFinder, as_spots, as_table
 
@@ -158,6 +159,7 @@ def make_shard(spec: ShardSpec) -> Path:
     features = np.empty((spec.frames, preprocess.n_features), dtype=np.float32)
     labels = np.empty(spec.frames, dtype=LABEL_TYPE)
     tables: list[FloatArray] = []
+    faint: list[FloatArray] = []
     spoilt: list[FloatArray] = []
     blind: list[FloatArray] = []
     for k in range(spec.frames):
@@ -165,11 +167,13 @@ def make_shard(spec: ShardSpec) -> Path:
         rendered = render(scene, device=spec.device)
         spots, inputs = inputs_of(rendered, preprocess)
         tables.append(as_table(spots))
+        faint.append(inputs.faint.as_table())
         images[k], crops[k], features[k] = inputs.image, inputs.crops, inputs.features
         labels[k] = label_row(scene, rendered.labels)
         if spec.split == "train":
-            spoilt.append(_spoilt_features(spec, k, inputs.image, tables[-1], rendered.run, diffracts=bool(labels[k]["n_lattices"] > 0)))
-            blind.append(_blind_features(spec, inputs.image, tables[-1], rendered.run))
+            seen = Seen(inputs.image, tables[-1], faint[-1], rendered.run)
+            spoilt.append(_spoilt_features(spec, k, seen, diffracts=bool(labels[k]["n_lattices"] > 0)))
+            blind.append(_blind_features(spec, seen))
     spec.folder.mkdir(parents=True, exist_ok=True)
     ends = np.cumsum([len(table) for table in tables])
     if spoilt:
@@ -181,6 +185,11 @@ def make_shard(spec: ShardSpec) -> Path:
         ("features", features),
         ("spots", np.concatenate(tables)),
         ("spot_ends", ends),
+        *(
+            (("faint", np.concatenate(faint)), ("faint_ends", np.cumsum([len(table) for table in faint])))
+            if preprocess.looks_for_faint_spots
+            else ()
+        ),
         ("labels", labels),
     ):
         _save(spec.path.with_suffix(f".{name}.npy"), array)
@@ -194,48 +203,80 @@ def _save(path: Path, array: npt.NDArray[Any]) -> None:
     part.replace(path)
 
 
+class Seen(NamedTuple):
+    """What a frame's features are made of, pixels aside."""
+
+    image: npt.NDArray[np.uint8]
+    """Pooled, as the network gets it."""
+    spots: FloatArray
+    """(n, 7), see `as_table`."""
+    faint: FloatArray
+    """(m, 4), see `FaintSpots`."""
+    run: Run
+
+
 def refresh_features(spec: ShardSpec) -> None:
     """Computes a shard's features anew from its spots and pooled images, after what is computed of them changed: no frame is rendered.
 
     Of training shards, also the features that the frames would have with false spots among theirs (`with_false_spots`), and where no
-    geometry is known.
+    geometry is known. Raises FileNotFoundError, with the mend, where faint spots are asked for that were not looked for.
     """
     crystals = structures(spec.seed, spec.split)
-    spots, ends = np.load(spec.path.with_suffix(".spots.npy")), np.load(spec.path.with_suffix(".spot_ends.npy"))
     images = np.load(spec.path.with_suffix(".image.npy"), mmap_mode="r")
     diffracts = np.load(spec.path.with_suffix(".labels.npy"))["n_lattices"] > 0
     rows, spoilt, blind = [], [], []
-    for k, table in enumerate(np.split(spots, ends[:-1])):
-        index = spec.number * spec.frames + k
-        run = run_of(scene_of(spec.seed, spec.split, index, crystals))
-        image = np.array(images[k])
-        rows.append(_features(spec, image, table, run))
+    for k, (spots, faint) in enumerate(zip(_tables(spec, "spot"), _faint_tables(spec), strict=True)):
+        run = run_of(scene_of(spec.seed, spec.split, spec.number * spec.frames + k, crystals))
+        seen = Seen(np.array(images[k]), spots, faint, run)
+        rows.append(_features(spec, seen))
         if spec.split == "train":
-            spoilt.append(_spoilt_features(spec, k, image, table, run, diffracts=bool(diffracts[k])))
-            blind.append(_blind_features(spec, image, table, run))
+            spoilt.append(_spoilt_features(spec, k, seen, diffracts=bool(diffracts[k])))
+            blind.append(_blind_features(spec, seen))
     if spoilt:
         _save(spec.path.with_suffix(".spoilt.npy"), np.stack(spoilt))
         _save(spec.path.with_suffix(".blind.npy"), np.stack(blind))
     _save(spec.path.with_suffix(".features.npy"), np.stack(rows))
 
 
-def _features(spec: ShardSpec, image: npt.NDArray[np.uint8], table: FloatArray, run: Run) -> FloatArray:
-    if run.header.shape_px is None:
+def _tables(spec: ShardSpec, name: Literal["spot", "faint"]) -> list[FloatArray]:
+    """Of each frame of a shard, the rows of what was found in it."""
+    rows = np.load(spec.path.with_suffix(".spots.npy" if name == "spot" else ".faint.npy"))
+    return np.split(rows, np.load(spec.path.with_suffix(f".{name}_ends.npy"))[:-1])
+
+
+def _faint_tables(spec: ShardSpec) -> list[FloatArray]:
+    if not spec.preprocess.looks_for_faint_spots:
+        return [FaintSpots.none().as_table()] * spec.frames
+    if not spec.path.with_suffix(".faint_ends.npy").exists():
+        raise FileNotFoundError(f"{spec.path}: made where faint spots were not looked for; set data.folder to another folder")
+    return _tables(spec, "faint")
+
+
+def _features(spec: ShardSpec, seen: Seen) -> FloatArray:
+    shape_px = seen.run.header.shape_px
+    if shape_px is None:
         raise ValueError(f"{spec.path}: a simulated frame without a shape")
-    return spec.preprocess.features(image, as_spots(table, run), run, run.header.shape_px)
+    return spec.preprocess.features(seen.image, as_spots(seen.spots, seen.run), FaintSpots.of_table(seen.faint), seen.run, shape_px)
 
 
-def _spoilt_features(
-    spec: ShardSpec, position: int, image: npt.NDArray[np.uint8], table: FloatArray, run: Run, *, diffracts: bool
-) -> FloatArray:
+def _spoilt_features(spec: ShardSpec, position: int, seen: Seen, *, diffracts: bool) -> FloatArray:
     rng = np.random.default_rng([spec.seed, SPLITS[spec.split][0], 2, spec.number * spec.frames + position])
-    return _features(spec, image, with_false_spots(table, run, rng, diffracts=diffracts), run)
+    spots = with_false_spots(seen.spots, seen.run, rng, diffracts=diffracts)
+    return _features(spec, seen._replace(spots=spots, faint=_with_false_faint(seen.faint, seen.run, rng, len(spots) - len(seen.spots))))
 
 
-def _blind_features(spec: ShardSpec, image: npt.NDArray[np.uint8], table: FloatArray, run: Run) -> FloatArray:
-    dark = image.copy()
+def _blind_features(spec: ShardSpec, seen: Seen) -> FloatArray:
+    dark = seen.image.copy()
     dark[RESOLUTION_CHANNEL] = 0
-    return _features(spec, dark, table, replace(run, geometry=None))
+    return _features(spec, seen._replace(image=dark, run=replace(seen.run, geometry=None)))
+
+
+def _with_false_faint(table: FloatArray, run: Run, rng: np.random.Generator, most: int) -> FloatArray:
+    """A frame's faint spots (n, 4) with others strewn among them, none to `most`."""
+    number = int(rng.integers(0, most + 1))
+    positions = rng.uniform(0.0, 1.0, (number, 2)) * np.asarray(run.header.shape_px or (0, 0))
+    significance, width = 4.0 + rng.exponential(1.0, number), rng.choice(WIDTHS_PX, number)
+    return np.concatenate([table, np.column_stack([positions, significance, width]).astype(np.float32)])
 
 
 def with_false_spots(table: FloatArray, run: Run, rng: np.random.Generator, *, diffracts: bool) -> FloatArray:

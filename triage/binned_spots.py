@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from triage.binning import Bytes
 from triage.core import FloatArray
-from triage.ranks import NTH, log_nth, running_median
+from triage.ranks import NTH, crowded, log_nth
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -35,9 +35,6 @@ BINNED_FEATURES = (
 
 _LEAST_Z, _COUNTED_Z, _SURE_Z = 4.0, 5.0, 7.0
 _LEVELS = 256
-_LEVELS_ROUND = 8
-_CROWD_SIGMA, _CROWD_LEAST = 5.0, 4.0
-"""A crowded ring has so many standard deviations and so many windows more than its neighbourhood."""
 _LEAST_BINS = 20  # of the ring about a window, for a background
 _CREST = 3  # bins from a window to those beside it: a ring, an edge or a column goes on there, and a spot does not
 _COMPANION = 2  # bins about the most significant window in which no other is counted
@@ -91,10 +88,7 @@ def _crowded(level: npt.NDArray[np.int64]) -> Bools:
     """Which windows (n,) lie on a thin ring of 1/d with far more of them than its neighbourhood: textured ice, powders."""
     if len(level) == 0 or level.max() == 0:
         return np.zeros(len(level), dtype=bool)
-    counts = np.bincount(level, minlength=_LEVELS).astype(np.float64)
-    three = counts + np.roll(counts, 1) + np.roll(counts, -1)
-    expected = 3.0 * running_median(counts, _LEVELS_ROUND)
-    return np.asarray((three > expected + _CROWD_SIGMA * np.sqrt(expected) + _CROWD_LEAST)[level])
+    return crowded(level, _LEVELS)
 
 
 @_jit

@@ -7,8 +7,9 @@ import numpy.typing as npt
 
 from triage.binned_spots import BINNED_FEATURES
 from triage.core import BeamCheck, FloatArray, Run, Spots
+from triage.faint_spots import FAINT_FEATURES
 from triage.lattice_features import LATTICE_FEATURES, MANY, lattice_features
-from triage.ranks import NTH, log_nth, running_median
+from triage.ranks import NTH, crowded_lines, log_nth, running_median
 
 SPOT_FEATURES = (
     "log_count",
@@ -35,11 +36,10 @@ SPOT_FEATURES = (
     "log_count_clean_5_sigma",
     *(f"log_i_over_sigma_clean_{n}" for n in NTH),
 )
-FEATURE_NAMES = (*SPOT_FEATURES, *BINNED_FEATURES)
+FEATURE_NAMES = (*SPOT_FEATURES, *BINNED_FEATURES, *FAINT_FEATURES)
 """All that a model is given; `triage.preprocess` puts them together."""
 N_FEATURES = len(FEATURE_NAMES)
 
-_LINE_PX = 3
 _SHELL_PER_A, _SHELLS_ROUND = 0.005, 6
 _CROWD_SIGMA, _CROWD_LEAST = 6.0, 4.0
 """What is crowded has so many standard deviations and so many spots more than expected."""
@@ -60,13 +60,19 @@ def spot_features(spots: Spots, run: Run) -> FloatArray:
     values.extend(np.percentile(spots.inverse_d_per_A, (5, 25, 50, 75, 95)) if spots.inverse_d_per_A is not None else [0.0] * 5)
     values.extend(_neighbours(spots))
     values.extend(_radial(spots, run))
-    on_lines, in_rings = crowded_lines(spots, run.header.shape_px), crowded_rings(spots)
+    on_lines, in_rings = crowded_lines(spots.positions_px, run.header.shape_px), crowded_rings(spots)
     clean = ~(on_lines | in_rings)
     values.extend(lattice_features(spots, run.geometry, clean) if run.geometry is not None else [0.0] * len(LATTICE_FEATURES))
     values.append(float(np.log(abs(run.header.omega_step_deg or 0.0) + 0.01)))
     values.extend([float(on_lines.mean()), float(in_rings.mean())])
     values.extend(_strongest(spots, clean))
     return np.nan_to_num(np.asarray(values, dtype=np.float32), posinf=20.0, neginf=-20.0)
+
+
+def clean_significances(spots: Spots, run: Run) -> npt.NDArray[np.float32]:
+    """I/sigma of the spots (m,) that lie neither on a crowded line nor in a crowded ring."""
+    clean = ~(crowded_lines(spots.positions_px, run.header.shape_px) | crowded_rings(spots))
+    return np.asarray(spots.intensity[clean] / spots.sigma[clean])
 
 
 def beam_check(features: FloatArray) -> BeamCheck | None:
@@ -112,19 +118,6 @@ def _repeats(vectors: npt.NDArray[np.float64]) -> list[float]:
     chance = len(vectors) * 16.0 / float(extent.prod())
     own = np.log1p(counts[inverse] / max(chance, 1e-3))
     return [float(own.mean()), float(np.percentile(own, 90))]
-
-
-def crowded_lines(spots: Spots, shape_px: tuple[int, int] | None) -> npt.NDArray[np.bool_]:
-    """Which spots (n,) lie in a row or column of pixels with far more of them than chance: hot lines, borders of chips and modules."""
-    result = np.zeros(len(spots), dtype=bool)
-    lengths = shape_px or tuple(int(x) + 1 for x in spots.positions_px.max(axis=0))
-    for axis, length in enumerate(lengths):
-        rows = spots.positions_px[:, axis].astype(int).clip(0, length - 1)
-        counts = np.bincount(rows, minlength=length).astype(np.float64)
-        near = np.convolve(counts, np.ones(_LINE_PX), mode="same")
-        expected = len(spots) * _LINE_PX / length
-        result |= near[rows] > expected + _CROWD_SIGMA * np.sqrt(expected) + _CROWD_LEAST
-    return result
 
 
 def crowded_rings(spots: Spots) -> npt.NDArray[np.bool_]:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from triage.binned_spots import Binned, binned_features
+from triage.binned_spots import BINNED_FEATURES, Binned, binned_features
 from triage.binning import Bytes, binned_statistics, edges, measured
 from triage.core import FloatArray, Pixels, Run, Spots
-from triage.features import N_FEATURES, SPOT_FEATURES, spot_features
+from triage.faint_spots import FaintSpots, faint_features, find_faint_spots
+from triage.features import N_FEATURES, SPOT_FEATURES, clean_significances, spot_features
 from triage.geometry import Geometry
 from triage.spots import SPOT_FINDER_VERSION
 
@@ -34,6 +35,7 @@ _Z_TOP = float(np.log1p(400.0))  # Anscombe significance of a pixel at saturatio
 _S_TOP = 1.25  # 1/A, that is 0.8 A
 _LEAST_BIN_PX = 3.5  # of a side, in which broad spots are looked for
 _LEAST_USABLE = 0.5  # of such a bin's pixels
+_WITHOUT_FAINT = len(SPOT_FEATURES) + len(BINNED_FEATURES)
 _BYTES = np.arange(256) / 255.0
 _MEAN_OF = np.expm1(_BYTES * _MEAN_TOP) / _MEAN_SCALE  # what a byte of the pooled image says: photons a pixel,
 _HALF_Z_OF = 0.5 * np.expm1(_BYTES * _Z_TOP)  # and half the significance of the largest pixel
@@ -48,7 +50,9 @@ class Inputs:
     crops: Bytes
     """(n_crops, crop_px, crop_px): full-resolution surroundings of the strongest spots; zeros where there are fewer."""
     features: FloatArray
-    """(n_features,): statistics of the spots, and of what stands out of the pooled frame."""
+    """(n_features,): statistics of the spots, of what stands out of the pooled frame, and of faint broad spots."""
+    faint: FaintSpots
+    """What was found besides spots; none where the model does not know of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,18 +85,27 @@ class Preprocess:
             image[RESOLUTION_CHANNEL][window] = _resolution(run.geometry, (pixels.shape[0], pixels.shape[1]), number.shape)
         image[4][window] = number / np.maximum(np.outer(np.diff(slow_edges), np.diff(fast_edges)), 1)
         pooled = _bytes(image)
+        faint = find_faint_spots(pixels, spots, run) if self.looks_for_faint_spots else FaintSpots.none()
         return Inputs(
             image=pooled,
             crops=self._crops(converted, mask, (low, high), spots, (offset, scale)),
-            features=self.features(pooled, spots, run, (pixels.shape[0], pixels.shape[1])),
+            features=self.features(pooled, spots, faint, run, (pixels.shape[0], pixels.shape[1])),
+            faint=faint,
         )
 
-    def features(self, image: Bytes, spots: Spots, run: Run, shape_px: tuple[int, int]) -> FloatArray:
-        """(n_features,) from a frame's pooled image, as it leaves here, and its spots: no pixel is needed."""
-        of_spots = spot_features(spots, run)
-        if self.n_features <= len(of_spots):
-            return of_spots[: self.n_features]
-        return np.concatenate([of_spots, binned_features(self._binned(image, shape_px))])[: self.n_features]
+    @property
+    def looks_for_faint_spots(self) -> bool:
+        """Whether the model knows of them."""
+        return self.n_features > _WITHOUT_FAINT
+
+    def features(self, image: Bytes, spots: Spots, faint: FaintSpots, run: Run, shape_px: tuple[int, int]) -> FloatArray:
+        """(n_features,) from a frame's pooled image, as it leaves here, its spots, and what was found besides: no pixel is needed."""
+        parts = [spot_features(spots, run)]
+        if self.n_features > len(SPOT_FEATURES):
+            parts.append(binned_features(self._binned(image, shape_px)))
+        if self.looks_for_faint_spots:
+            parts.append(faint_features(faint, run, clean_significances(spots, run)))
+        return np.concatenate(parts)[: self.n_features]
 
     def _binned(self, image: Bytes, shape_px: tuple[int, int]) -> Binned:
         """What the bytes of the pooled image say, in photons; of small detectors in bins of several, so that a bin has some 4 px a side."""

@@ -22,7 +22,8 @@ _KEPT = 4 * TILE  # rows of `state`, which are used over and over: a spot's wind
 _STRONG, _MEMBER, _REFUSED = 1, 2, 3  # what `state` says of a pixel
 _COMPANY_Z = np.float32(2.0)  # significance of the 3 x 3 pixels about a candidate
 _LONE_Z = np.float32(2.5)  # significance of the 8 pixels about the peak of a spot of few pixels on a background of some photons
-_NO_MEAN = np.float32(3e38)
+NO_MEAN = np.float32(3e38)
+"""Of tiles with too few usable pixels."""
 _BRIGHT = np.float32(50.0)  # photons a pixel from which uneven response outweighs counting, and the local variance counts
 _MAX_SPOTS = 8192  # more than any frame that can be indexed holds; bounds the time on a frame of noise
 
@@ -106,8 +107,8 @@ def _tile_moments(frame: Counts, first_slow: int, first_fast: int):  # type: ign
                 total += photons
                 square += photons * photons
         if usable:
-            _insert(means, number, total / 16.0)
-            _insert(variances, number, (square / 16.0 - (total / 16.0) ** 2) * (16.0 / 15.0))
+            insert(means, number, total / 16.0)
+            insert(variances, number, (square / 16.0 - (total / 16.0) ** 2) * (16.0 / 15.0))
             number += 1
     if number == 0:
         return np.float32(0), np.float32(0), number
@@ -116,7 +117,7 @@ def _tile_moments(frame: Counts, first_slow: int, first_fast: int):  # type: ign
 
 
 @_jit
-def _insert(ordered, n, value):  # type: ignore[no-untyped-def]
+def insert(ordered, n, value):  # type: ignore[no-untyped-def]
     """Puts `value` in its place among the first n, which are in order."""
     k = n
     while k > 0 and ordered[k - 1] > value:
@@ -135,20 +136,20 @@ def _usable(pixels, mask, limits, row, column):  # type: ignore[no-untyped-def]
 
 
 @_inline
-def _tile_background(means, row, column):  # type: ignore[no-untyped-def]
+def tile_background(means, row, column):  # type: ignore[no-untyped-def]
     """A tile's mean, or the median of its 3 x 3 neighbourhood where that is lower: one bright spot does not hide its neighbours.
 
-    `means` has a rim of one tile; tiles without enough data are _NO_MEAN, and so is the result where there is no other.
+    `means` has a rim of one tile; tiles without enough data are NO_MEAN, and so is the result where there is no other.
     """
     own = means[row + 1, column + 1]
     n, lower = 0, 0
     for r in range(row, row + 3):
         for c in range(column, column + 3):
-            n += 1 if means[r, c] < _NO_MEAN else 0
+            n += 1 if means[r, c] < NO_MEAN else 0
             lower += 1 if means[r, c] < own else 0
     if n == 0:
-        return _NO_MEAN
-    if lower <= (n - 1) // 2 and own < _NO_MEAN:
+        return NO_MEAN
+    if lower <= (n - 1) // 2 and own < NO_MEAN:
         return own
     for r in range(row, row + 3):  # the mean that as many others are below as makes it the lower median
         for c in range(column, column + 3):
@@ -164,15 +165,15 @@ def _tile_background(means, row, column):  # type: ignore[no-untyped-def]
 
 @_jit
 def _measure_tiles(frame: Counts, tile_slow, edges, means, bins, tops):  # type: ignore[no-untyped-def]
-    """Fills one row of tiles' means in raw counts, _NO_MEAN where fewer than 16 pixels are usable, their maxima, and the columns'."""
+    """Fills one row of tiles' means in raw counts, NO_MEAN where fewer than 16 pixels are usable, their maxima, and the columns'."""
     number, total, largest = bins
     number.fill(np.float32(0))
     total.fill(np.float32(0))
-    largest.fill(-_NO_MEAN)
+    largest.fill(-NO_MEAN)
     rows = (tile_slow * TILE, min(frame.pixels.shape[0], (tile_slow + 1) * TILE))
     one_row_of_bins(frame.pixels, frame.mask, (frame.low, frame.high), rows, edges, (number, total, largest), tops)
     for t in range(len(number)):
-        means[t + 1] = total[t] / number[t] if number[t] >= 16 else _NO_MEAN
+        means[t + 1] = total[t] / number[t] if number[t] >= 16 else NO_MEAN
 
 
 @_inline
@@ -249,7 +250,7 @@ def _least_limits(frame: Counts, levels: Levels, noise, means, limits):  # type:
         own = (means[t + 1] - offset) * scale
         least = own - np.float32(0.125) * np.sqrt(k * max(own, np.float32(0)) + read)
         above = least + sigmas * np.sqrt(k * max(least, np.float32(0)) + read) + np.float32(2.0) * k
-        limits[t] = above / scale + offset if own < _NO_MEAN else -np.float32(np.inf)
+        limits[t] = above / scale + offset if own < NO_MEAN else -np.float32(np.inf)
 
 
 @_jit
@@ -265,10 +266,10 @@ def _search_tiles(frame: Counts, levels: Levels, noise, tile_slow, tiles, state,
     for tile_fast in range(len(limits)):
         if largest[tile_fast] <= limits[tile_fast]:
             continue
-        background = _tile_background(means, tile_slow, tile_fast)
+        background = tile_background(means, tile_slow, tile_fast)
         photons = (background - frame.offset) * frame.scale
         raw = _strong_above(photons, levels.candidate_sigma, noise) / frame.scale + frame.offset
-        if background >= _NO_MEAN or largest[tile_fast] <= raw:
+        if background >= NO_MEAN or largest[tile_fast] <= raw:
             continue
         member = _member_above(photons, levels.grow_sigma, noise) / frame.scale + frame.offset
         rules = (raw, member, photons, noise, frame.offset, frame.scale, levels.min_pixels > 1)
@@ -400,7 +401,7 @@ def _on_a_crest(frame: Counts, at, local, noise):  # type: ignore[no-untyped-def
                 total += photons
                 n_middle += 1
             else:
-                _insert(near, n, photons)
+                insert(near, n, photons)
                 n += 1
     if n < 20:
         return False
@@ -458,7 +459,7 @@ def find_spots(frame: Counts, levels: Levels, noise):  # type: ignore[no-untyped
     """
     n_slow, n_fast = frame.pixels.shape
     rows, columns = (n_slow + TILE - 1) // TILE, (n_fast + TILE - 1) // TILE
-    means = np.full((rows + 2, columns + 2), _NO_MEAN)  # with a rim of one tile
+    means = np.full((rows + 2, columns + 2), NO_MEAN)  # with a rim of one tile
     bins = np.empty((2, 3, columns), dtype=np.float32)  # of the row of tiles that is measured and the one before: number, sum, maximum
     tops = np.empty((2, n_fast), dtype=np.float32)
     limits = np.empty(columns, dtype=np.float32)

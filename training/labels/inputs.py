@@ -16,6 +16,7 @@ import numpy as np
 from training.labels.frames import FrameLibrary
 from training.labels.label import Label
 from triage.core import Frame, FrameError, Pixels, Run, SourceError
+from triage.faint_spots import FaintSpots
 from triage.preprocess import Inputs, Preprocess
 from triage.spots import DispersionFinder
 
@@ -49,7 +50,7 @@ class InputCache:
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part.npz")  # several processes of one training may make the same
-        np.savez(part, image=inputs.image, crops=inputs.crops, features=inputs.features)
+        np.savez(part, image=inputs.image, crops=inputs.crops, features=inputs.features, faint=inputs.faint.as_table())
         part.replace(path)
         return path
 
@@ -57,7 +58,8 @@ class InputCache:
 def load_inputs(path: Path) -> Inputs:
     """What `InputCache` keeps."""
     with np.load(path) as arrays:
-        return Inputs(image=arrays["image"], crops=arrays["crops"], features=arrays["features"])
+        faint = FaintSpots.of_table(arrays["faint"])
+        return Inputs(image=arrays["image"], crops=arrays["crops"], features=arrays["features"], faint=faint)
 
 
 def labelled_inputs(labels: Iterable[Label], library: FrameLibrary, cache: InputCache) -> list[tuple[Label, Path]]:
