@@ -167,7 +167,7 @@ def make_shard(spec: ShardSpec) -> Path:
         rendered = render(scene, device=spec.device)
         spots, inputs = inputs_of(rendered, preprocess)
         tables.append(as_table(spots))
-        faint.append(inputs.faint.as_table())
+        faint.append(inputs.faint)
         images[k], crops[k], features[k] = inputs.image, inputs.crops, inputs.features
         labels[k] = label_row(scene, rendered.labels)
         if spec.split == "train":

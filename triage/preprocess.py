@@ -51,8 +51,8 @@ class Inputs:
     """(n_crops, crop_px, crop_px): full-resolution surroundings of the strongest spots; zeros where there are fewer."""
     features: FloatArray
     """(n_features,): statistics of the spots, of what stands out of the pooled frame, and of faint broad spots."""
-    faint: FaintSpots
-    """What was found besides spots; none where the model does not know of them."""
+    faint: FloatArray
+    """(n, 4), see `FaintSpots.as_table`: what was found besides spots; nothing where the model does not know of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ class Preprocess:
             image=pooled,
             crops=self._crops(converted, mask, (low, high), spots, (offset, scale)),
             features=self.features(pooled, spots, faint, run, (pixels.shape[0], pixels.shape[1])),
-            faint=faint,
+            faint=faint.as_table(),
         )
 
     @property

@@ -16,7 +16,6 @@ import numpy as np
 from training.labels.frames import FrameLibrary
 from training.labels.label import Label
 from triage.core import Frame, FrameError, Pixels, Run, SourceError
-from triage.faint_spots import FaintSpots
 from triage.preprocess import Inputs, Preprocess
 from triage.spots import DispersionFinder
 
@@ -50,7 +49,7 @@ class InputCache:
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part.npz")  # several processes of one training may make the same
-        np.savez(part, image=inputs.image, crops=inputs.crops, features=inputs.features, faint=inputs.faint.as_table())
+        np.savez(part, image=inputs.image, crops=inputs.crops, features=inputs.features, faint=inputs.faint)
         part.replace(path)
         return path
 
@@ -58,8 +57,7 @@ class InputCache:
 def load_inputs(path: Path) -> Inputs:
     """What `InputCache` keeps."""
     with np.load(path) as arrays:
-        faint = FaintSpots.of_table(arrays["faint"])
-        return Inputs(image=arrays["image"], crops=arrays["crops"], features=arrays["features"], faint=faint)
+        return Inputs(image=arrays["image"], crops=arrays["crops"], features=arrays["features"], faint=arrays["faint"])
 
 
 def labelled_inputs(labels: Iterable[Label], library: FrameLibrary, cache: InputCache) -> list[tuple[Label, Path]]:
