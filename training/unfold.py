@@ -3,7 +3,8 @@
     python -m training.unfold models/released/triage.onnx data/cpu_small runs/released
 
 Export folds each batch normalisation into the layer before it. Here it gets back a scale and an offset that, with the statistics of the
-given frames, leave what the folded layer says as it is; so that training goes on from there, normalised as before.
+given frames, leave what the folded layer says as it is; so that training goes on from there, normalised as before. A file that knows
+fewer of the spots' statistics than this version gets weights of zero for the others.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ FRAMES = 512
 """Frames whose statistics the normalisations take."""
 _PREFIX = "network."
 _SCORE = "crops.score.weight"
+_OF_STATISTICS = ("features.0.weight", "features.0.bias", "features.0.running_mean", "features.0.running_var", "features.1.weight")
+"""One entry, or one column, for each statistic."""
 
 
 def unfold(path: Path, folder: Path, *, split: str = "validation") -> Network:
@@ -43,6 +46,8 @@ def unfold(path: Path, folder: Path, *, split: str = "validation") -> Network:
         value = given.get(name)
         if name == _SCORE and value is None:  # exported transposed, under a name of no meaning
             value = next((other.T for other in given.values() if other.ndim == 2 and other.T.shape == tensor.shape), None)
+        if value is not None and name in _OF_STATISTICS:
+            value = _widened(value, tensor)
         if value is None or value.shape != tensor.shape:
             raise ValueError(f"{path}: no weights {name} of shape {tuple(tensor.shape)}: the file holds another network")
         tensor.copy_(value)
@@ -50,6 +55,15 @@ def unfold(path: Path, folder: Path, *, split: str = "validation") -> Network:
     with torch.no_grad():
         _normalise(network, {normalisations[name]: offset for name, offset in offsets.items()}, folder, split)
     return network
+
+
+def _widened(value: Tensor, like: Tensor) -> Tensor:
+    """With what a new network has for the statistics that the file does not know; their columns of weights are zero."""
+    known = value.shape[-1]
+    if value.shape[:-1] != like.shape[:-1] or known > like.shape[-1]:
+        return value
+    rest = like[..., known:] if like.ndim == 1 else torch.zeros_like(like[..., known:])
+    return torch.cat([value, rest], dim=-1)
 
 
 def _before(network: Network) -> dict[str, str]:
