@@ -18,7 +18,7 @@ import numpy.typing as npt
 from triage.binning import binned_statistics, measured
 from triage.core import FloatArray, Pixels, Run, Spots
 from triage.ranks import NTH, crowded, crowded_lines, log_nth
-from triage.spot_kernels import NO_MEAN, TILE, Counts, insert, noise_of, tile_background
+from triage.spot_kernels import NO_MEAN, TILE, Counts, insert, noise_of, significance, tile_background, tile_edges
 
 FAINT_FEATURES = (
     "faint_log_count",
@@ -31,15 +31,13 @@ FAINT_FEATURES = (
     "any_log_count_clean_7_sigma",
     *(f"any_log_i_over_sigma_clean_{n}" for n in NTH),
 )
-"""Counts are of more than 5 sigma. *Clean*: not on a ring that is crowded with them; *any*: together with the spot finder's own clean
-spots."""
+"""Counts are of more than 5 sigma. *Clean*: not on a line or a ring that is crowded with them; *any*: together with the spot finder's own
+clean spots."""
 
 _CELL, _LARGE_CELL = 2, 4  # px a side of what windows are made of,
 _LARGE = 6_000_000  # and of frames of more pixels than this: there is no time for more windows
-_WIDTHS, _STEPS = (
-    (2, 3, 4, 6, 8),
-    (1, 1, 2, 2, 4),
-)  # cells a side of the windows, for spots of 3 to 13 px at half their height, and from one to the next
+_WIDTHS = (2, 3, 4, 6, 8)  # cells a side of the windows, for spots of 3 to 13 px at half their height,
+_STEPS = (1, 1, 2, 2, 4)  # and from one window to the next
 WIDTHS_PX = tuple(_CELL * width for width in _WIDTHS)
 """Sides of the windows; twice as much on large frames."""
 _LEAST_Z, _COUNTED_Z = 4.0, 5.0
@@ -70,7 +68,7 @@ class Cells(NamedTuple):
     usable: Any
     """Pixels; none where a spot was found."""
     tiles: Any
-    """Photons a pixel in each TILE x TILE pixels, not a number where too few are usable."""
+    """Background of each TILE x TILE pixels, photons a pixel; 0 where too few are usable."""
     side: int
     """Of a cell, px."""
 
@@ -110,7 +108,7 @@ def find_faint_spots(pixels: Pixels, spots: Spots, run: Run) -> FaintSpots:
     converted, mask, low, high = measured(pixels, run)
     frame = Counts(converted, mask, low, high, np.float32(run.header.offset), np.float32(1.0 / run.header.counts_per_photon))
     noise = noise_of(frame)
-    number, total, _ = binned_statistics(converted, mask, low, high, _tiles(pixels.shape[0]), _tiles(pixels.shape[1]))
+    number, total, _ = binned_statistics(converted, mask, low, high, tile_edges(pixels.shape[0]), tile_edges(pixels.shape[1]))
     with np.errstate(divide="ignore", invalid="ignore"):
         means = np.where(number >= TILE, (total / number - frame.offset) * frame.scale, NO_MEAN).astype(np.float32)
     tiles = _levels(np.pad(means, 1, constant_values=NO_MEAN))
@@ -120,11 +118,6 @@ def find_faint_spots(pixels: Pixels, spots: Spots, run: Run) -> FaintSpots:
     radii = (_SEEN_PX + _SEEN_RADII * np.sqrt(spots.n_pixels / np.pi)) / side
     _blot_out(cells, spots.positions_px / side - 0.5, radii)
     return FaintSpots.of_table(_best(_candidates(cells, noise), cells))
-
-
-def _tiles(length: int) -> npt.NDArray[np.int32]:
-    """Limits of tiles of TILE pixels, the last one smaller."""
-    return np.append(np.arange(0, length, TILE), length).astype(np.int32)
 
 
 def faint_features(faint: FaintSpots, run: Run, found: npt.NDArray[np.floating]) -> FloatArray:
@@ -147,12 +140,12 @@ def faint_features(faint: FaintSpots, run: Run, found: npt.NDArray[np.floating])
 
 @_jit
 def _levels(means):  # type: ignore[no-untyped-def]  # numba infers
-    """Background of each tile (slow, fast) from the tiles' means, which have a rim of one tile; not a number where there is none."""
+    """Background of each tile (slow, fast) from the tiles' means, which have a rim of one tile; 0 where there is none."""
     result = np.empty((means.shape[0] - 2, means.shape[1] - 2), dtype=np.float32)
     for i in range(result.shape[0]):
         for j in range(result.shape[1]):
             level = tile_background(means, i, j)
-            result[i, j] = level if level < NO_MEAN else np.nan
+            result[i, j] = level if level < NO_MEAN else np.float32(0)
     return result
 
 
@@ -245,13 +238,6 @@ def _window(cells: Cells, i, j, width):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _z(total, expected, area, noise):  # type: ignore[no-untyped-def]
-    """Generalised Anscombe: read noise adds to both, an unknown gain divides."""
-    read = area * noise[1] / noise[0] + 0.375
-    return 2.0 * (np.sqrt(max(total, 0.0) / noise[0] + read) - np.sqrt(max(expected, 0.0) / noise[0] + read))
-
-
-@_jit
 def _brightest_pair(cells: Cells, i, j, width, ordered):  # type: ignore[no-untyped-def]
     """Photons a pixel in the brightest two windows on opposite sides of that at (i, j), below zero where there are none.
 
@@ -287,7 +273,7 @@ def _against_surroundings(cells: Cells, i, j, width, noise, ordered):  # type: i
     if area < least:
         return 0.0
     pair, n = _brightest_pair(cells, i, j, width, ordered)
-    if pair < 0.0 or _z(here, pair * area, area, noise) < _LEAST_Z - _CREST_SIGMA:
+    if pair < 0.0 or significance(here, pair * area, area, noise) < _LEAST_Z - _CREST_SIGMA:
         return 0.0
     for k in range(-2, 3):
         for m in range(-2, 3):
@@ -307,7 +293,7 @@ def _against_surroundings(cells: Cells, i, j, width, noise, ordered):  # type: i
     stretch = uneven if uneven > _UNEVEN * _UNEVEN else 1.0
     if pair > mean + _CREST_SIGMA * np.sqrt(0.5 * counting):
         mean = pair
-    return _z(here, mean * area, area, noise) / np.sqrt(stretch)
+    return significance(here, mean * area, area, noise) / np.sqrt(stretch)
 
 
 @_jit
@@ -341,14 +327,14 @@ def _candidates(cells: Cells, noise):  # type: ignore[no-untyped-def]
 
 @_jit
 def _filled(cells: Cells):  # type: ignore[no-untyped-def]
-    """Photons with the tile's mean in place of pixels that are not usable; without limit where a tile has no mean."""
+    """Photons with the tile's mean in place of pixels that are not usable."""
     result = cells.photons.copy()
     full, in_tile = np.float32(cells.side * cells.side), TILE // cells.side
     for i in range(result.shape[0]):
         for j in range(result.shape[1]):
             if cells.usable[i, j] < full:
                 mean = cells.tiles[i // in_tile, j // in_tile]
-                result[i, j] += (full - cells.usable[i, j]) * (mean if mean == mean else np.float32(0))
+                result[i, j] += (full - cells.usable[i, j]) * mean
     return result
 
 
@@ -360,7 +346,7 @@ def _limits(tiles, width, side, noise, limits):  # type: ignore[no-untyped-def]
         expected = max(tiles[t], np.float32(0)) * area
         read = area * noise[1] / noise[0] + 0.375
         root = np.sqrt(expected / noise[0] + read) + 0.5 * _GLANCE_Z
-        limit = noise[0] * (root * root - read) if tiles[t] == tiles[t] else 0.0
+        limit = noise[0] * (root * root - read)
         for j in range(t * TILE // side, min(len(limits), (t + 1) * TILE // side)):
             limits[j] = limit
 
@@ -394,7 +380,7 @@ def _centroid(cells: Cells, i, j, width):  # type: ignore[no-untyped-def]
     weight, slow, fast = 0.0, 0.0, 0.0
     for k in range(i, i + width):
         for m in range(j, j + width):
-            above = max(cells.photons[k, m] - (background if background == background else 0.0) * cells.usable[k, m], 0.0)
+            above = max(cells.photons[k, m] - background * cells.usable[k, m], 0.0)
             weight += above
             slow += above * (k + 0.5)
             fast += above * (m + 0.5)

@@ -228,11 +228,11 @@ def _has_company(pixels, mask, limits, at, rules):  # type: ignore[no-untyped-de
             members += usable & (np.float32(value) > member)
     if members < 2:
         return False
-    return _significance((total - n * offset) * scale, n * background, n, noise) > _COMPANY_Z
+    return significance((total - n * offset) * scale, n * background, n, noise) > _COMPANY_Z
 
 
 @_inline
-def _significance(total, expected, n, noise):  # type: ignore[no-untyped-def]
+def significance(total, expected, n, noise):  # type: ignore[no-untyped-def]
     """Of `total` photons on n pixels over what is expected: generalised Anscombe (read noise adds to both, an unknown gain divides)."""
     read = n * noise[1] / noise[0] + np.float32(0.375)
     top = np.sqrt(max(total, np.float32(0)) / noise[0] + read)
@@ -361,7 +361,7 @@ def _measure(frame: Counts, members, local, n_local, noise, row):  # type: ignor
     row[2] = summed - n * local
     row[3] = np.sqrt(noise[0] * (max(summed, np.float32(1)) + n * n * max(local, np.float32(0)) / n_local) + n * noise[1])
     row[4], row[5], row[6] = local, peak, n
-    return _significance(summed, n * local, n, noise), largest
+    return significance(summed, n * local, n, noise), largest
 
 
 @_jit
@@ -381,7 +381,7 @@ def _is_lone(frame: Counts, row, at, noise):  # type: ignore[no-untyped-def]
             if _usable(pixels, mask, limits, r, c) and (r != at[0] or c != at[1]):
                 total += (np.float32(pixels[r, c]) - frame.offset) * frame.scale
                 n += 1
-    return _significance(total, n * local, n, noise) < _LONE_Z
+    return significance(total, n * local, n, noise) < _LONE_Z
 
 
 @_jit
@@ -407,11 +407,12 @@ def _on_a_crest(frame: Counts, at, local, noise):  # type: ignore[no-untyped-def
         return False
     level = near[n // 2]  # the median: a neighbouring spot is no crest
     crest = level - local > 2 * np.sqrt((noise[0] * max(level, np.float32(0)) + noise[1]) / n)
-    return crest and _significance(total, n_middle * level, n_middle, noise) < _CREST_Z
+    return crest and significance(total, n_middle * level, n_middle, noise) < _CREST_Z
 
 
 @_jit
-def _tile_edges(length):  # type: ignore[no-untyped-def]
+def tile_edges(length):  # type: ignore[no-untyped-def]
+    """Limits of the tiles along a side of `length` pixels; the last may be smaller."""
     edges = np.empty((length + TILE - 1) // TILE + 1, dtype=np.int32)
     for k in range(len(edges)):
         edges[k] = min(length, k * TILE)
@@ -463,7 +464,7 @@ def find_spots(frame: Counts, levels: Levels, noise):  # type: ignore[no-untyped
     bins = np.empty((2, 3, columns), dtype=np.float32)  # of the row of tiles that is measured and the one before: number, sum, maximum
     tops = np.empty((2, n_fast), dtype=np.float32)
     limits = np.empty(columns, dtype=np.float32)
-    edges = _tile_edges(n_fast)
+    edges = tile_edges(n_fast)
     state = np.empty((_KEPT, n_fast), dtype=np.uint8)
     table = np.empty((_MAX_SPOTS, 7), dtype=np.float32)
     stack = np.empty((levels.max_pixels, 2), dtype=np.int32)
