@@ -161,8 +161,8 @@ def test_its_sigma_is_honest(crystal: Crystal) -> None:
 
 @pytest.mark.parametrize("crystal", CRYSTALS)
 def test_stays_quiet_on_an_undamaged_run(crystal: Crystal) -> None:
-    """The flag asks for two of three frames."""
-    assert largest_run_of_alarms(course(crystal, 1, n_frames=150)) < 2
+    """Not one frame of 150 would raise the flag."""
+    assert largest_run_of_alarms(course(crystal, 1, n_frames=150)) == 0
 
 
 LOOK_ALIKES = {
@@ -177,16 +177,16 @@ LOOK_ALIKES = {
 @pytest.mark.parametrize("name", LOOK_ALIKES)
 @pytest.mark.parametrize("crystal", CRYSTALS)
 def test_a_falling_scale_alone_is_not_decay(name: str, crystal: Crystal) -> None:
-    assert largest_run_of_alarms(course(crystal, 1, n_frames=100, scale=LOOK_ALIKES[name])) < 2
+    assert largest_run_of_alarms(course(crystal, 1, n_frames=100, scale=LOOK_ALIKES[name])) == 0
 
 
 @pytest.mark.parametrize("crystal", CRYSTALS)
 def test_catches_damage(crystal: Crystal) -> None:
-    """B grows by 0.3 A^2 a frame from frame 20, and the scale falls: two frames say so before it has grown by 20 A^2."""
+    """B grows by 0.3 A^2 a frame from frame 20, and the scale falls: it is said before B has grown by 20 A^2."""
     for seed in range(2):
         decays = course(crystal, seed, n_frames=100, delta_B=lambda i: 0.3 * max(0, i - 20), scale=lambda i: math.exp(-max(0, i - 20) / 60))
         alarms = [100 - len(decays) + i for i, decay in enumerate(decays) if decay.probability > ALARM]
-        assert 20 < alarms[1] < 87
+        assert 20 < alarms[0] < 86
 
 
 def test_damaged_stills_are_judged_from_a_few_frames_on() -> None:
@@ -269,7 +269,7 @@ def test_the_memory_is_bounded() -> None:
     judged(frames, tracker=tracker)
     assert tracker._reference is not None
     assert len(tracker._window) == tracker._reference.window <= 15
-    assert len(tracker._block) < tracker._reference.window
+    assert all(len(blocks) < tracker._reference.window for blocks in tracker._series)
     assert tracker._start == []
 
 

@@ -28,11 +28,11 @@ class Keeping(DecayTracker):
         self.taken: list[Floats] = []
         self.at: list[int] = []
 
-    def _weigh(self, features: Floats | None) -> None:
-        super()._weigh(features)
+    def _weigh(self, features: Floats | None, frame: int) -> None:
+        super()._weigh(features, frame)
         if features is not None:
             self.taken.append(features)
-            self.at.append(self._block[-1].frame.frame)
+            self.at.append(frame)
 
 
 def tracked(

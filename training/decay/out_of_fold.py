@@ -12,8 +12,6 @@ from training.decay.measure import GROUPS
 
 Floats = npt.NDArray[np.float64]
 _SHARE = 0.05
-_LATE = 1
-"""Frames after a block's last that the flag needs: two of three."""
 
 
 def out_of_fold(runs: Sequence[Witnessed], found: OutOfFold) -> str:
@@ -49,7 +47,7 @@ def level_of(pairs: Sequence[tuple[Witnessed, Floats]], share: float) -> float:
 def _loss(run: Witnessed, logits: Floats, level: float) -> float | None:
     """Of the outer shell when the flag comes; None: never."""
     over = np.flatnonzero(logits >= level)
-    return float(run.loss[min(int(run.frame[over[0]]) + _LATE, len(run.loss) - 1)]) if len(over) else None
+    return float(run.loss[run.frame[over[0]]]) if len(over) else None
 
 
 def _median(losses: Sequence[float | None]) -> float:

@@ -16,6 +16,7 @@ from triage.decay.evidence import Evidence, Floats
 from triage.decay.fit import Fit
 from triage.decay.frames import FrameSpots, Sums, frame_spots, likeness
 from triage.decay.fusion import UNSEEN, Fusion, released
+from triage.decay.mates import Regrowth
 from triage.decay.reference import Reference, recur
 
 _FITS_A_WINDOW = 2
@@ -26,6 +27,8 @@ _STILL_ERROR = 0.15
 """Relative error of delta_B in stills, where a sample of one and the same reflections stands for Wilson's distribution (training runs)."""
 _BEGUN_Z = 2.0
 """Growth in standard deviations from which a beginning is named."""
+_YOUNG_FRAMES = 100
+"""Frames from the reference's first on in which a rotation is looked at twice as often, by blocks that begin half a block later (0022)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +56,10 @@ class DecayTracker:
         self._start: list[FrameSpots] = []
         self._reference: Reference | None = None
         self._window: deque[_Kept | None] = deque()
-        self._block: list[_Kept] = []
+        self._series: list[_Blocks] = []
+        self._taken = 0
         self._step_deg = abs(run.header.omega_step_deg or 0.0)
         self._may_recur = run.kind is RunKind.STILLS and not self._step_deg
-        self._test = ChangeTest(self._step_deg)
-        self._evidence: Evidence | None = None
         self._again = Again(run)
         self._fusion = fusion or released()
         self._probability = UNSEEN
@@ -105,7 +107,8 @@ class DecayTracker:
     def _begin(self, reference: Reference) -> None:
         """The reference's own frames are the test's first blocks: damage that began in them goes on from there."""
         self._reference = reference
-        self._evidence = Evidence(reference, self._step_deg) if reference.usable else None
+        begin = (0,) if reference.same_reflections else (0, reference.window // 2)
+        self._series = [_Blocks(reference, self._step_deg, skip) for skip in begin]
         self._window.clear()
         for frame in reference.kept:
             kept = _Kept(frame, reference.sums(frame))
@@ -119,22 +122,21 @@ class DecayTracker:
             self._window.popleft()
 
     def _extend(self, reference: Reference, kept: _Kept) -> None:
-        """Adds the frame to the block; a full block goes into the test."""
-        self._block.append(kept)
-        if len(self._block) < reference.window:
-            return
-        fit = _compare(reference, self._block, self._fit)
-        if fit is not None and self._evidence is not None:
-            frames, sums = [each.frame for each in self._block], [each.sums for each in self._block]
-            self._test.add(float(np.mean([frame.frame for frame in frames])), fit.delta_B, fit.sigma_now, fit.log_scale)
-            self._evidence.add(frames, sums, fit)
-            self._change = self._test.result()
-            self._weigh(self._evidence.features(self._change, self._again.look()))
-        if fit is not None and len(self._window) == len(self._block) and None not in self._window:
-            self._fit, self._until_fit = fit, max(reference.window // _FITS_A_WINDOW, _LEAST_FRAMES_A_FIT)
-        self._block = []
+        """Adds the frame to the blocks; each block that is full goes into its test."""
+        self._taken += 1
+        if self._taken > _YOUNG_FRAMES:
+            del self._series[1:]
+        for blocks in self._series:
+            if not blocks.extend(kept, self._fit):
+                continue
+            if blocks.fit is not None:
+                self._change = blocks.change
+                self._weigh(blocks.features(self._again.look()), kept.frame.frame)
+                if len(self._window) == reference.window and None not in self._window:
+                    self._fit, self._until_fit = blocks.fit, max(reference.window // _FITS_A_WINDOW, _LEAST_FRAMES_A_FIT)
 
-    def _weigh(self, features: Floats | None) -> None:
+    def _weigh(self, features: Floats | None, frame: int) -> None:  # noqa: ARG002 - for those who keep what was weighed
+        """Says anew how likely damage is, at this frame."""
         if features is not None:
             self._probability = self._fusion.probability(features)
 
@@ -168,6 +170,44 @@ class DecayTracker:
             again_delta_B_sigma=None if again is None else again.sigma,
             again_spots=None if again is None else again.pairs,
         )
+
+
+class _Blocks:
+    """A run cut into blocks of the reference's window of frames, from its first frame on or from a later one, with tests of its own."""
+
+    def __init__(self, reference: Reference, step_deg: float, skip: int) -> None:
+        """`skip` frames are left out at the start."""
+        self._reference, self._skip = reference, skip
+        self._test = ChangeTest(step_deg)
+        self._evidence = Evidence(reference, step_deg) if reference.usable else None
+        self._block: list[_Kept] = []
+        self.fit: Fit | None = None
+        """Of the last full block; None where it could not be compared."""
+        self.change: Change | None = None
+
+    def __len__(self) -> int:
+        return len(self._block)
+
+    def extend(self, kept: _Kept, start: Fit | None) -> bool:
+        """Takes a frame; whether a block is full with it. A fit begins from `start`."""
+        if self._skip:
+            self._skip -= 1
+            return False
+        self._block.append(kept)
+        if len(self._block) < self._reference.window:
+            return False
+        self.fit = fit = _compare(self._reference, self._block, start)
+        if fit is not None and self._evidence is not None:
+            frames, sums = [each.frame for each in self._block], [each.sums for each in self._block]
+            self._test.add(float(np.mean([frame.frame for frame in frames])), fit.delta_B, fit.sigma_now, fit.log_scale)
+            self._evidence.add(frames, sums, fit)
+            self.change = self._test.result()
+        self._block = []
+        return True
+
+    def features(self, again: Regrowth | None) -> Floats | None:
+        """What the fusion is asked about the blocks so far; None while there are too few."""
+        return None if self._evidence is None else self._evidence.features(self.change, again)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

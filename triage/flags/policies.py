@@ -114,7 +114,7 @@ class DecayPolicy:
     def _why(self, found: Raise, decay: Decay) -> str:
         first, last = decay.reference_frames
         return (
-            f"Radiation damage in {found.above} of the last {found.of} frames: {_seen(decay, found.first_frame)}B has grown by "
+            f"Radiation damage: {_seen(decay, found.first_frame)}B has grown by "
             f"{decay.delta_B_A2:.1f} +- {decay.delta_B_sigma:.1f} A^2 and the scale is {decay.scale:.2f} of that of frames {first}-{last}; "
             "attenuate, move to a fresh part of the crystal, or stop here."
         )

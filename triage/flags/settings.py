@@ -10,7 +10,7 @@ from triage.flags.prior import Lattices
 
 MULTI_LATTICE = FlagThreshold(raise_at=0.65, clear_at=0.45, k=7, n=10)
 NON_DIFFRACTION = FlagThreshold(raise_at=0.8, clear_at=0.4, k=7, n=10)
-DECAY = FlagThreshold(raise_at=0.8, clear_at=0.1, k=2, n=3)
+DECAY = FlagThreshold(raise_at=0.8, clear_at=0.1, k=1, n=10)
 ICE = FlagThreshold(raise_at=0.6, clear_at=0.4, k=7, n=10)
 COVERAGE = FlagThreshold(raise_at=0.2, clear_at=0.05, k=10, n=100)
 SOURCE = FlagThreshold(raise_at=0.5, clear_at=0.5, k=5, n=20)
