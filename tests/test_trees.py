@@ -14,7 +14,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier  # noqa: E402
 from models.export import export  # noqa: E402
 from models.network import Calibrated, Calibration, Network, NetworkSize  # noqa: E402
 from models.trees import Trees, forest_of  # noqa: E402
-from training.boosting import HEADS, fit_trees, trees_of  # noqa: E402
+from training.boosting import HEADS, fit_trees, joined, trees_of  # noqa: E402
 from training.dataset import LABEL_TYPE, Arrays  # noqa: E402
 from training.release import Outputs, calibrate  # noqa: E402
 from training.settings import TreesSettings  # noqa: E402
@@ -87,6 +87,20 @@ def test_every_head_gets_trees_that_know_their_classes() -> None:
     assert (said["lattices"].argmax(axis=1) == truth).mean() > 0.95
     assert (said["kind"][none].argmax(axis=1) == data.labels["kind"][none]).mean() > 0.95
     assert ((said["ice"][:, 0] > 0) == data.labels["ice_rings"]).mean() > 0.95
+
+
+def test_joined_trees_say_the_weighted_mean() -> None:
+    """And a head that only one of the two knows is as it is there."""
+    data = arrays(600, spoilt=False)
+    before = fit_trees(data, TreesSettings(rounds=8), seed=1)
+    new = fit_trees(arrays(900, spoilt=False, without_salt=True), TreesSettings(rounds=5), seed=2)
+    x = torch.from_numpy(data.features)
+    with torch.inference_mode():
+        one, other, both = ({head: forest(x) for head, forest in trees_of(its).items()} for its in (before, new, joined(before, new, 0.3)))
+    assert set(both) == set(HEADS)
+    assert torch.equal(both["kind"], one["kind"])
+    for head in ("lattices", "ice"):
+        assert torch.allclose(both[head], 0.3 * one[head] + 0.7 * other[head], atol=1e-5)
 
 
 def test_a_head_without_all_its_classes_has_no_trees(caplog: pytest.LogCaptureFixture) -> None:

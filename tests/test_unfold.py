@@ -11,8 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 from tests.conftest import REPOSITORY  # noqa: E402
+from training.boosting import trees_of  # noqa: E402
 from training.dataset import LABEL_TYPE  # noqa: E402
-from training.unfold import unfold  # noqa: E402
+from training.unfold import unfold, unfold_trees  # noqa: E402
 from triage.features import N_FEATURES  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -63,6 +64,24 @@ def test_the_unfolded_network_says_what_the_file_says(frames: tuple[Path, dict[s
         clear = np.abs(theirs) > 0.02
         assert clear.sum() >= 8
         assert change[clear] / theirs[clear] == pytest.approx(np.median(change[clear] / theirs[clear]), rel=2e-2)
+
+
+def test_the_unfolded_trees_say_what_the_file_says() -> None:
+    """Held against the sums of leaves inside the file."""
+    saved = unfold_trees(RELEASED)
+    model = onnx.load(RELEASED)
+    inside = [next(node.output[0] for node in model.graph.node if f"trees.{head}.baseline" in node.input) for head in saved]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in inside)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    known = next(given.shape[1] for given in session.get_inputs() if given.name == "features")
+    features = 3.0 * np.random.default_rng(2).normal(size=(20, known)).astype(np.float32)
+    nothing = {"image": np.zeros((20, 5, 256, 256), dtype=np.uint8), "crops": np.zeros((20, 24, 32, 32), dtype=np.uint8)}
+    said = session.run(inside, {**nothing, "features": features})
+    assert set(saved) == {"lattices", "kind", "ice"}
+    with torch.inference_mode():
+        for theirs, trees in zip(said, trees_of(saved).values(), strict=True):
+            assert np.ptp(theirs) > 1.0
+            assert trees(torch.from_numpy(features)).numpy() == pytest.approx(theirs, abs=1e-4)
 
 
 def test_training_goes_on_normalised_as_before(frames: tuple[Path, dict[str, np.ndarray]]) -> None:

@@ -58,6 +58,29 @@ def fit_trees(arrays: Arrays, trees: TreesSettings, seed: int, labelled: Labelle
     return fitted
 
 
+def joined(before: dict[str, Any], new: dict[str, Any], share: float) -> dict[str, Any]:
+    """Of each head the weighted mean of two forests' logits, as one forest; `share`, 0 to 1, is that of the one `before`.
+
+    A head that only one of the two has is as it is there.
+    """
+    both = {head: _mean(_unpacked(before[head]), _unpacked(new[head]), share) for head in new if head in before}
+    return {**before, **new, **{head: packed(forest) for head, forest in both.items()}}
+
+
+def _mean(one: Forest, other: Forest, share: float) -> Forest:
+    nodes = len(one.feature)
+    return Forest(
+        feature=np.concatenate([one.feature, other.feature]),
+        threshold=np.concatenate([one.threshold, other.threshold]),
+        left=np.concatenate([one.left, other.left + nodes]),
+        right=np.concatenate([one.right, other.right + nodes]),
+        value=np.concatenate([share * one.value, (1.0 - share) * other.value]).astype(np.float32),
+        roots=np.concatenate([one.roots, other.roots + nodes]),
+        baseline=(share * one.baseline + (1.0 - share) * other.baseline).astype(np.float32),
+        depth=max(one.depth, other.depth),
+    )
+
+
 def _forest(model: HistGradientBoostingClassifier) -> Forest:
     """scikit-learn has no public way to its trees; `tests/test_trees.py` holds what is read here against its own predictions."""
     rounds = model._predictors  # noqa: SLF001
@@ -84,8 +107,8 @@ def packed(forest: Forest) -> dict[str, Any]:
 
 def trees_of(saved: dict[str, Any]) -> dict[str, Trees]:
     """The modules of what `fit_trees` returned."""
-    unpacked: dict[str, dict[str, Any]] = {
-        head: {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in forest.items()}
-        for head, forest in saved.items()
-    }
-    return {head: Trees(Forest(**forest)) for head, forest in unpacked.items()}
+    return {head: Trees(_unpacked(forest)) for head, forest in saved.items()}
+
+
+def _unpacked(forest: dict[str, Any]) -> Forest:
+    return Forest(**{name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in forest.items()})

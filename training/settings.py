@@ -135,6 +135,8 @@ class TreesSettings(_Strict):
     leaves: Annotated[int, Field(ge=2, le=255)] = 15
     depth: Annotated[int, Field(ge=1, le=30)] = 8
     l2: Annotated[float, Field(ge=0.0)] = 1.0
+    share_before: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Of the trees in `warm_start`, in the mean with the new ones; 0: they are left out."""
 
 
 class TrainSettings(_Strict):

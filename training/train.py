@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 
 from models.resnet import HalfResNet18
-from training.boosting import fit_trees
+from training.boosting import fit_trees, joined
 from training.callbacks import EpochLog, LegEnd
 from training.dataset import FrameDataset, ShardSpec, load, make_shards, provenance
 from training.labels.dataset import labelled_statistics, labels_report, mixed
@@ -43,6 +43,7 @@ def train(settings: TrainSettings) -> Path | None:
     deadline = begun + 60.0 * minutes if minutes is not None else None
     L.seed_everything(settings.seed, verbose=False)
     labels = labels_report(settings.data)  # first: a store that cannot be read must not be found out after an hour of simulation
+    before = _trees_before(settings)
     settings.out.mkdir(parents=True, exist_ok=True)
     resume = checkpoint_to_resume(settings)
     resumed = resume is not None and resume.resolve().parent == settings.out.resolve()  # in its own folder: a further leg of one run
@@ -75,7 +76,8 @@ def train(settings: TrainSettings) -> Path | None:
     if settings.trees.rounds and settings.network.kind == "triage":
         statistics = labelled_statistics(settings.data)
         arrays = load(settings.data.folder, "train", settings.data.train_frames)
-        saved["trees"] = fit_trees(arrays, settings.trees, settings.seed, statistics, settings.data.labels_share)
+        trees = fit_trees(arrays, settings.trees, settings.seed, statistics, settings.data.labels_share)
+        saved["trees"] = joined(before, trees, settings.trees.share_before) if before else trees
     log_measures(logger, keep(saved, settings.out, settings.data)["measured"])
     log_artifacts(logger, settings.out)
     return settings.out
@@ -108,6 +110,17 @@ def _module(settings: TrainSettings) -> FrameModule:
     if settings.warm_start is not None:
         warm_start(module, settings.warm_start)
     return module
+
+
+def _trees_before(settings: TrainSettings) -> dict[str, Any]:
+    """Those that the new ones are joined with; none where they get no share. Raises ValueError where they should and are not there."""
+    if not settings.trees.share_before:
+        return {}
+    path = settings.warm_start
+    before: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True).get("trees", {}) if path is not None else {}
+    if not before:
+        raise ValueError(f"trees.share_before={settings.trees.share_before:g}: no trees in warm_start ({path}); set it to 0")
+    return before
 
 
 def _stopping(settings: TrainSettings, deadline: float | None) -> list[Callback]:

@@ -4,22 +4,27 @@
 
 Export folds each batch normalisation into the layer before it. Here it gets back a scale and an offset that, with the statistics of the
 given frames, leave what the folded layer says as it is; so that training goes on from there, normalised as before. A file that knows
-fewer of the spots' statistics than this version gets weights of zero for the others.
+fewer of the spots' statistics than this version gets weights of zero for the others. Its trees come along, for new ones to stand beside.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
 from models.network import Network
+from models.trees import Forest
+from training.boosting import HEADS, packed
 from training.dataset import load
 
 LOG = logging.getLogger(__name__)
@@ -78,6 +83,62 @@ def _before(network: Network) -> dict[str, str]:
     return found
 
 
+def unfold_trees(path: Path) -> dict[str, Any]:
+    """The trees of an ONNX file as `training.boosting.fit_trees` returns them; of heads without any, nothing.
+
+    Export names where nodes point to (`Trees.below`) and the baseline, and nothing else reliably: the other arrays are those that are read
+    at the nodes which are pointed to. Raises ValueError when they are not there.
+    """
+    graph = onnx.load(path).graph
+    given = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    found = {}
+    for head, outputs in HEADS.items():
+        below = given.get(f"trees.{head}.below")
+        if below is None:
+            continue
+        left, right = np.split(below, 2)
+        read = [given[name] for name in _read_at(graph, f"trees.{head}.below") if name in given and given[name].shape == left.shape]
+        feature = next((array for array in read if array.dtype == np.int64), None)
+        threshold = next((array for array in read if array.dtype == np.float32 and np.isinf(array).any()), None)  # a leaf's is infinite
+        value = next((array for array in read if array.dtype == np.float32 and not np.isinf(array).any()), None)
+        if feature is None or threshold is None or value is None:
+            raise ValueError(f"{path}: the trees for {head} cannot be read: another version exported them; grow new ones (training.regrow)")
+        own = np.arange(len(left))
+        roots = np.setdiff1d(own, np.concatenate([each[each != own] for each in (left, right)]))
+        forest = Forest(
+            feature=feature,
+            threshold=threshold,
+            left=left,
+            right=right,
+            value=value,
+            roots=roots.reshape(-1, outputs),
+            baseline=given[f"trees.{head}.baseline"],
+            depth=_depth(left, right, roots),
+        )
+        found[head] = packed(forest)
+    return found
+
+
+def _read_at(graph: onnx.GraphProto, below: str) -> Iterator[str]:
+    """What is gathered at the nodes that `below` gives, first level first."""
+    pointed = {node.output[0] for node in graph.node if below in node.input}
+    for node in graph.node:
+        if node.op_type == "Unsqueeze" and node.input[0] in pointed:
+            pointed.add(node.output[0])
+        elif node.op_type.startswith("Gather") and node.input[1] in pointed:
+            yield node.input[0]
+
+
+def _depth(left: npt.NDArray[np.int64], right: npt.NDArray[np.int64], roots: npt.NDArray[np.int64]) -> int:
+    """Steps from the roots until every node points at itself."""
+    at, depth = roots, 0
+    while True:
+        after = np.unique(np.concatenate([left[at], right[at]]))
+        if np.array_equal(after, at):
+            return depth
+        at, depth = after, depth + 1
+
+
 def _normalise(network: Network, offsets: dict[nn.Module, Tensor], folder: Path, split: str) -> None:
     """One pass over the frames; each normalisation is set before its first use, so that those behind it see what they will."""
 
@@ -115,7 +176,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     network = unfold(given.model, given.data)
     given.out.mkdir(parents=True, exist_ok=True)
-    torch.save({"weights": network.state_dict(), "report": {"unfolded": str(given.model)}}, given.out / "network.pt")
+    trees = unfold_trees(given.model)
+    torch.save({"weights": network.state_dict(), "trees": trees, "report": {"unfolded": str(given.model)}}, given.out / "network.pt")
     LOG.info("written: %s", given.out / "network.pt")
 
 
