@@ -36,6 +36,8 @@ _FURTHER = -2.0
 """Added to the significance of a further lattice: spots that another one leaves over are not scattered as evenly as chance would."""
 _MOST_BLUNT_PX = 1.2
 """Spread across the ray above which a further lattice is taken for several, or for none."""
+_CONVERGED_RAD = math.radians(0.1)
+"""Within which two orientations of a known cell have been brought to one and the same."""
 _LEAST_ANGLE_RAD, _MOSAIC = math.radians(0.3), 1.0
 _INNER, _FOLLOWED = 80, 5
 """Innermost spots that orientations are brought onto first, and how many of those then onto all."""
@@ -281,10 +283,13 @@ def _oriented(
     inner = use & (np.cumsum(use) <= _INNER)
     trials = [settle(observed, inner, a, ways=TURNS, rounds=3, like=like, start=START) for a in options]
     trials.sort(key=lambda trial: trial.log10_chance)
-    followed = []
+    followed, seen = list[Lattice](), list[Trial]()
     for trial in trials[:_FOLLOWED]:
         if trial.log10_chance > _WORTH_FOLLOWING * trials[0].log10_chance:
             break
+        if any(_apart_rad(trial, other) < _CONVERGED_RAD for other in seen):
+            continue
+        seen.append(trial)
         lattice = under(observed, inner, trial, setting, log10_trials, start=START)
         followed.append(under(observed, use, lattice.trial, lattice.setting, log10_trials, start=START))
     return min(followed, key=_worth)
@@ -292,12 +297,16 @@ def _oriented(
 
 def _is_same(one: Trial, other: Trial) -> bool:
     """Whether two lattices are so nearly parallel that they are one crystal's mosaic blocks."""
+    return _apart_rad(one, other) < max(_LEAST_ANGLE_RAD, _MOSAIC * float(other.spread[1]))
+
+
+def _apart_rad(one: Trial, other: Trial) -> float:
+    """The angle between two lattices of the same cell, whatever their axes; infinite where the cell is another."""
     change = np.rint(np.linalg.inv(other.a) @ one.a)
     if round(abs(float(np.linalg.det(change)))) != 1:
-        return False
+        return math.inf
     turn = nearest_rotation(one.a @ np.linalg.inv(other.a @ change))
-    angle = math.acos(min(max((float(np.trace(turn)) - 1.0) / 2.0, -1.0), 1.0))
-    return angle < max(_LEAST_ANGLE_RAD, _MOSAIC * float(other.spread[1]))
+    return math.acos(min(max((float(np.trace(turn)) - 1.0) / 2.0, -1.0), 1.0))
 
 
 def _log10_orientations(observed: Observed, use: Bools, within_rad: float) -> float:

@@ -129,15 +129,20 @@ def _shared(positions_px: Floats, seen_px: Floats) -> Bools:
     return np.asarray((np.hypot(apart[..., 0], apart[..., 1]) < _SAME_PX).any(axis=1))
 
 
-def remeasured(observed: Observed, geometry: Geometry) -> Observed:
-    """The same spots, in the same order, with q and rays as another geometry has them; how these move with the beam is left as it is."""
-    q = geometry.scattering_vectors_per_A(observed.positions_px)
+def with_beam_moved(observed: Observed, geometry: Geometry, moves_px: Floats) -> tuple[Floats, Floats]:
+    """q and the rays of the spots (m, n, 3 each) with the beam of `geometry` moved by each of (m, 2; slow, fast)."""
+    positions = observed.positions_px - moves_px[:, None]  # a flat detector: only how far a spot is from the beam counts
+    q = geometry.scattering_vectors_per_A(positions)
     ray = q * geometry.wavelength_A + np.array([0.0, 0.0, 1.0])
     if observed.axis is not None and observed.turned_rad.any():
         turns = rotations(observed.turned_rad[:, None] * observed.axis)
-        q, ray = np.einsum("nij,nj->ni", turns, q), np.einsum("nij,nj->ni", turns, ray)
-    measured = observed.measured._replace(q=np.ascontiguousarray(q), ray=np.ascontiguousarray(ray))
-    return replace(observed, measured=measured, s=np.linalg.norm(q, axis=1))
+        q, ray = np.einsum("nij,mnj->mni", turns, q), np.einsum("nij,mnj->mni", turns, ray)
+    return np.ascontiguousarray(q), np.ascontiguousarray(ray)
+
+
+def remeasured(observed: Observed, q: Floats, ray: Floats) -> Observed:
+    """The same spots, in the same order, with other q and rays (n, 3 each); how these move with the beam is left as it is."""
+    return replace(observed, measured=observed.measured._replace(q=q, ray=ray), s=np.linalg.norm(q, axis=1))
 
 
 def _turned(observed: Observed, axis: Floats, angle_rad: float) -> Observed:
