@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -184,17 +185,23 @@ class EmbeddedIndexer:
         return best, tried
 
     def _known(self, observed: Observed, use: Bools, cell: Cell) -> tuple[Lattice | None, list[Floats]]:
-        direct = np.linalg.inv(busing_levy(cell))
+        direct, setting = _stated(cell)
         log10_trials = _log10_orientations(observed, use, np.pi) + _LOG10_STRAINS
-        stated = next(iter(settings(direct, _EXACT_DEG)))
         orientations = anywhere(observed, use, direct)
-        lattice = _oriented(observed, use, orientations, stated, log10_trials)
-        if not self._is_there(lattice.trial, log10_trials):
-            return None, orientations
-        best = with_spin(observed, use, primitive(observed, use, lattice.trial, ways=TURNS), ways=TURNS)
+        lattice = _oriented(observed, use, orientations, setting, log10_trials)
+        return self._completed(observed, use, lattice), orientations
+
+    def _completed(self, observed: Observed, use: Bools, lattice: Lattice) -> Lattice | None:
+        """A lattice of a known cell without the points that no spot needs and turned by the exposure; None where it may be chance."""
+        if not self._is_there(lattice.trial, lattice.log10_trials):
+            return None
+        smaller = primitive(observed, use, lattice.trial, ways=TURNS)
+        best = with_spin(observed, use, smaller, ways=TURNS)
         if is_flat(best.a.T):
-            return None, orientations
-        return under(observed, use, best, next(iter(settings(np.linalg.inv(best.a), _EXACT_DEG))), log10_trials), orientations
+            return None
+        same = smaller is lattice.trial  # then its symmetry is the stated cell's: only turned since
+        setting = lattice.setting if same else next(iter(settings(np.linalg.inv(best.a), _EXACT_DEG)))
+        return under(observed, use, best, setting, lattice.log10_trials)
 
     def _unknown(self, observed: Observed, use: Bools, options: Iterable[Sequence[Floats]]) -> Lattice | None:
         """A lattice of any cell, from the first of `options` (matrices A, unfitted) that explain enough."""
@@ -233,6 +240,13 @@ class _Found:
 
     view: View
     lattice: Lattice
+
+
+@functools.lru_cache(maxsize=16)
+def _stated(cell: Cell) -> tuple[Floats, Setting]:
+    """Direct axes (3, 3; rows, A) of a known cell, and its symmetry: asked for on every frame of a run, and of a moved beam again."""
+    direct = np.linalg.inv(busing_levy(cell))
+    return direct, next(iter(settings(direct, _EXACT_DEG)))
 
 
 def _found(view: View, lattice: Lattice | None) -> _Found | None:
