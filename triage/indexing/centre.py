@@ -122,36 +122,11 @@ def is_sharp(observed: Observed, use: Bools, lattice: Lattice) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Move:
-    """Where the beam seems to be."""
-
-    by_px: Floats
-    """(2,; slow, fast): from where the view has it."""
-    lattices: list[Floats]
-    """Matrices A (3, 3) as they are with the beam there, unfitted, those that explain most first."""
-
-
-def free_centre(view: View, lattices: Sequence[Floats]) -> Move | None:
-    """Where the beam is when that of `lattices` (matrices A, unfitted) which explains the spots best has its origin.
-
-    None where the spots are too few to tell (MANY), no lattice is found, or the beam is where the view has it.
-    """
-    observed, use = view.observed, view.observed.usable
-    if int(use.sum()) < MANY:
-        return None
-    grown_ones = sorted(_grown(observed, use, lattices), key=lambda one: -one.worth)
-    options = sorted((option for one in grown_ones[:_BASES] for option in _origins(one)), key=lambda option: option.misfit)
-    best = _likeliest(view, _distinct(options)[:_MOST_ORIGINS])
-    if best is None or np.hypot(*best.move_px) <= _NEAREST_PX:
-        return None
-    q, _ = with_beam_moved(observed, view.geometry, best.move_px[None])
-    return Move(by_px=best.move_px, lattices=[_carried(one, q[:, use])[0] for one in grown_ones[:_FOLLOWED]])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Grown:
     """A basis refined with the centre and the origin of its indices free, which leaves the centre uncertain by tilts and distances."""
 
+    which: int
+    """The number of the lattice among those asked about."""
     basis: Floats
     """(3, 3), rows, A."""
     offsets: Floats
@@ -168,6 +143,44 @@ class _Grown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Move:
+    """Where the beam seems to be."""
+
+    by_px: Floats
+    """(2,; slow, fast): from where the view has it."""
+    which: int
+    """The number of the lattice that says so among those asked about."""
+    a: Floats
+    """A (3, 3) of that lattice, fitted to the spots with the beam there."""
+    grown: Sequence[_Grown]
+    """All lattices asked about, those that explain most first."""
+    q: Floats
+    """(n, 3): of the spots in use with the beam there, 1/A."""
+
+    def lattices(self) -> list[Floats]:
+        """Matrices A (3, 3) as they are with the beam there, unfitted, those that explain most first."""
+        return [_carried(one, self.q[None])[0] for one in self.grown[:_FOLLOWED]]
+
+
+def free_centre(view: View, lattices: Sequence[Floats]) -> Move | None:
+    """Where the beam is when that of `lattices` (matrices A, unfitted) which explains the spots best has its origin.
+
+    None where the spots are too few to tell (MANY), no lattice is found, or the beam is where the view has it.
+    """
+    observed, use = view.observed, view.observed.usable
+    if int(use.sum()) < MANY:
+        return None
+    grown_ones = sorted(_grown(observed, use, lattices), key=lambda one: -one.worth)
+    options = sorted((option for one in grown_ones[:_BASES] for option in _origins(one)), key=lambda option: option.misfit)
+    found = _likeliest(view, _distinct(options)[:_MOST_ORIGINS])
+    if found is None or np.hypot(*found[0].move_px) <= _NEAREST_PX:
+        return None
+    origin, a = found
+    q, _ = with_beam_moved(observed, view.geometry, origin.move_px[None])
+    return Move(by_px=origin.move_px, which=origin.grown.which, a=a, grown=grown_ones, q=q[0, use])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Origin:
     """A centre at which the offsets of the indices are whole, as a lattice's are: one of its points is the origin."""
 
@@ -180,7 +193,7 @@ class _Origin:
 def _grown(observed: Observed, use: Bools, lattices: Sequence[Floats]) -> list[_Grown]:
     q, per_px = (np.ascontiguousarray(part[use]) for part in (observed.measured.q, observed.measured.per_px))
     found = []
-    for a in lattices:
+    for which, a in enumerate(lattices):
         basis = np.linalg.inv(a)
         offsets = np.array([offset_of(vector, q[:_INNER]) for vector in basis])
         move = grown(q, -per_px, basis, offsets, BEAM_PX)
@@ -192,7 +205,9 @@ def _grown(observed: Observed, use: Bools, lattices: Sequence[Floats]) -> list[_
         explained = (np.abs(indices - np.rint(indices)) < _ON_POINT).all(axis=1).sum()
         worth = float(explained - _PER_VOLUME * np.log(volume))
         near = -per_px[:_INNER].mean(axis=0)
-        found.append(_Grown(basis=basis, offsets=offsets, move_px=move, q=moved, per_px=near, volume=volume, worth=worth))
+        found.append(
+            _Grown(which=which, basis=basis, offsets=offsets, move_px=move, q=moved, per_px=near, volume=volume, worth=worth)
+        )
     return found
 
 
@@ -224,8 +239,8 @@ def _carried(one: _Grown, q: Floats) -> Floats:
     return np.asarray(change.transpose(0, 2, 1) @ np.linalg.inv(one.basis))
 
 
-def _likeliest(view: View, origins: Sequence[_Origin]) -> _Origin | None:
-    """The origin that is least likely to be chance: of some of the spots, and of the best of these origins all of them.
+def _likeliest(view: View, origins: Sequence[_Origin]) -> tuple[_Origin, Floats] | None:
+    """The origin that is least likely to be chance, and A (3, 3) fitted there; the best ones of some of the spots are held against all.
 
     Some go as far out as all do: with a wrong origin the inner ones fit as well.
     """
@@ -244,7 +259,7 @@ def _likeliest(view: View, origins: Sequence[_Origin]) -> _Origin | None:
     for k in np.argsort(screened, kind="stable")[:_SETTLED]:
         trial = settle(remeasured(observed, q[k], ray[k]), use, starts[k], rounds=_ROUNDS)
         if trial.log10_chance + unlikely[k] < least:
-            best, least = origins[k], trial.log10_chance + unlikely[k]
+            best, least = (origins[k], trial.a), trial.log10_chance + unlikely[k]
     return best
 
 
