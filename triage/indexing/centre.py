@@ -8,7 +8,7 @@ search with a moved centre begins.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -42,11 +42,11 @@ _INNER = 64
 """Innermost spots that tell the origin of the indices to begin with."""
 _PER_VOLUME = 1.5
 """Spots that a basis must explain more than one of 1/e times its volume (as bases are joined: `triage.indexing.vectors`)."""
-_BASES = 2
+_MOST_GROWN, _BASES = 12, 2
 _STEPS = np.array(list(product((-2, -1, 0, 1, 2), repeat=3)))
 _MOST_MISFIT = 0.2
 _MOST_ORIGINS = 24
-"""Bases whose origins are tried, points about each, indices by which the third offset may miss, and origins of all bases."""
+"""Lattices that are refined with the centre free, of these the bases whose origins are tried, points about each, indices by which the third offset may miss, and origins of all bases."""
 _SAME_VOLUME, _SAME_PX = 0.01, 0.5
 """Within which two origins are one and the same lattice's."""
 _MISFIT_SIGMA = 0.06
@@ -55,8 +55,6 @@ _SCREENED, _SCREEN_ROUNDS = 80, 2
 """Spots that origins are first held against, about, and rounds of least squares on these."""
 _SETTLED, _ROUNDS = 6, 3
 """Origins that are then settled on all spots, and rounds of that: they begin near where they end."""
-_FOLLOWED = 24
-"""Grown lattices that are searched with the beam moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -157,9 +155,10 @@ class Move:
     q: Floats
     """(n, 3): of the spots in use with the beam there, 1/A."""
 
-    def lattices(self) -> list[Floats]:
-        """Matrices A (3, 3) as they are with the beam there, unfitted, those that explain most first."""
-        return [_carried(one, self.q[None])[0] for one in self.grown[:_FOLLOWED]]
+    def options(self) -> Iterator[list[Floats]]:
+        """Matrices A (3, 3) with the beam there: that of the lattice that says so, then all of them, unfitted, as long as more are asked."""
+        yield [self.a]
+        yield [_carried(one, self.q[None])[0] for one in self.grown]
 
 
 def free_centre(view: View, lattices: Sequence[Floats]) -> Move | None:
@@ -170,7 +169,7 @@ def free_centre(view: View, lattices: Sequence[Floats]) -> Move | None:
     observed, use = view.observed, view.observed.usable
     if int(use.sum()) < MANY:
         return None
-    grown_ones = sorted(_grown(observed, use, lattices), key=lambda one: -one.worth)
+    grown_ones = sorted(_grown(observed, use, lattices[:_MOST_GROWN]), key=lambda one: -one.worth)
     options = sorted((option for one in grown_ones[:_BASES] for option in _origins(one)), key=lambda option: option.misfit)
     found = _likeliest(view, _distinct(options)[:_MOST_ORIGINS])
     if found is None or np.hypot(*found[0].move_px) <= _NEAREST_PX:

@@ -161,7 +161,7 @@ class EmbeddedIndexer:
             return self._of_cells(observed, cells)[0] if carried is None else carried
         other, _ = self._of_cells(observed, cells)
         if other is None or other.trial.n < _ENOUGH_KNOWN * use.sum():
-            other = _least([other, self._unknown(observed, use, [move.lattices()])])
+            other = _least([other, self._unknown(observed, use, move.options())])
         return other
 
     def _with_further(self, observed: Observed, first: Lattice) -> list[Lattice]:
