@@ -234,7 +234,7 @@ def nearby(observed: Observed, use: Bools, a: Floats, within_deg: float) -> list
 
 
 def _best(turned: Floats, worth: Floats, s_c: float, reduced: Floats, direct: Floats, most: int) -> list[Floats]:
-    """A of the `most` worthiest orientations, with axes in the order of `direct`; `turned` (r, 3, 3) are the vectors of `reduced` turned."""
+    """A of the `most` worthiest orientations, with axes in the order of `direct`; `turned` (r, 3, 3): the vectors of `reduced` turned."""
     apart = _ORIENTATIONS_APART / s_c
     chosen = _distinct(turned, worth, most, apart)
     to_given = direct @ np.linalg.inv(reduced)

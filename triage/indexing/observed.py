@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from triage.core import Run, Spots
 from triage.geometry import Geometry
+from triage.ranks import crowded_along
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
@@ -130,7 +131,7 @@ def _shared(positions_px: Floats, seen_px: Floats) -> Bools:
 
 
 def with_beam_moved(observed: Observed, geometry: Geometry, moves_px: Floats) -> tuple[Floats, Floats]:
-    """q and the rays of the spots (m, n, 3 each) with the beam of `geometry` moved by each of (m, 2; slow, fast)."""
+    """Q and the rays of the spots (m, n, 3 each) with the beam of `geometry` moved by each of (m, 2; slow, fast)."""
     positions = observed.positions_px - moves_px[:, None]  # a flat detector: only how far a spot is from the beam counts
     q = geometry.scattering_vectors_per_A(positions)
     ray = q * geometry.wavelength_A + np.array([0.0, 0.0, 1.0])
@@ -171,15 +172,9 @@ def _joined(parts: Sequence[Observed]) -> Observed:
 
 
 def _on_line(positions_px: Floats, shape_px: tuple[int, int]) -> Bools:
-    """Which of the spots (n, 2) lie in a row or column of pixels that has far more of them (6 sigma and 4) than chance would."""
-    n, result = len(positions_px), np.zeros(len(positions_px), dtype=bool)
-    for k in range(2):
-        place = positions_px[:, k]
-        along = np.sort(place)
-        near = np.searchsorted(along, place + _LINE_HALF_PX) - np.searchsorted(along, place - _LINE_HALF_PX, side="right")
-        expected = n * 2.0 * _LINE_HALF_PX / shape_px[k]
-        result |= near > max(_LEAST_ON_LINE, expected + 6.0 * np.sqrt(expected) + 4.0)
-    return result
+    """Which of the spots (n, 2) lie in a row or column of pixels that has far more of them than chance would."""
+    slow, fast = (crowded_along(positions_px[:, k], shape_px[k], half_px=_LINE_HALF_PX, least=_LEAST_ON_LINE) for k in range(2))
+    return slow | fast
 
 
 def rotations(vectors: Floats) -> Floats:

@@ -99,18 +99,20 @@ def settle(
 
 
 def chances(observed: Observed, which: npt.NDArray[np.intp], q: Floats, ray: Floats, starts: Floats, *, rounds: int) -> Floats:
-    """(m,) log10 of the chance of each of m lattices A (m, 3, 3) fitted to the spots `which`, whose q and rays (m, n, 3) differ from one to
-    the next: what `settle` says of each, without the overhead of so many calls."""
+    """(m,) log10 of the chance of each of the lattices `starts` (m, 3, 3) fitted to the spots `which`, as `settle` has it, in one call.
+
+    `q` and `ray` (m, n, 3) are those of all spots, for each lattice its own.
+    """
     q, ray = np.ascontiguousarray(q[:, which]), np.ascontiguousarray(ray[:, which])
     per_px, per_px_A = np.ascontiguousarray(observed.measured.per_px[which]), observed.per_px_A[which]
     spread = np.array([START_PX, START_RAD + observed.half_wedge_rad])
-    return np.asarray(_chances(q, ray, per_px, per_px_A, np.linalg.norm(q, axis=2), starts, spread, ALL_NINE, rounds))
+    return np.asarray(_chances((q, ray, per_px), per_px_A, np.linalg.norm(q, axis=2), starts, spread, ALL_NINE, rounds))
 
 
 @_jit
-def _chances(q, ray, per_px, per_px_A, s, starts, spread, ways, rounds):  # type: ignore[no-untyped-def]
-    """As `chances`, of spots that are all in use; s (m, n) in 1/A."""
-    number, n = s.shape
+def _chances(spots, per_px_A, s, starts, spread, ways, rounds):  # type: ignore[no-untyped-def]
+    """As `chances`, of spots that are all in use: q and rays (m, n, 3) and dq/dx (n, 3, 2); s (m, n) in 1/A."""
+    (q, ray, per_px), (number, n) = spots, s.shape
     found = np.zeros(number)
     use = np.ones(n, dtype=np.bool_)
     for m in range(number):
