@@ -12,6 +12,7 @@ from synthetic import GEOMETRY, Floats, run_of
 from triage.core import FloatArray, Run, Spots
 from triage.features import FEATURE_NAMES, N_FEATURES, SPOT_FEATURES, beam_check, spot_features
 from triage.lattice_features import LATTICE_FEATURES
+from triage.ranks import crowded_along
 
 
 def spots_at(positions: Floats, *, intensity: Floats | None = None, run: Run | None = None, on_ice: np.ndarray | None = None) -> Spots:
@@ -162,6 +163,19 @@ def test_spots_of_a_hot_column_are_not_counted_as_clean() -> None:
     assert found["share_on_lines"] == pytest.approx(0.6, abs=0.02)
     assert np.expm1(found["log_count_clean"]) == pytest.approx(40, abs=2)
     assert named(spots_at(crystal_like(40, 5), run=UNKNOWN), UNKNOWN)["share_on_lines"] == 0.0
+
+
+@pytest.mark.parametrize("half_px", [0.75, 1.5])
+@pytest.mark.parametrize("least", [0, 9])
+def test_a_crowd_on_an_axis_is_counted_as_a_slow_loop_counts_it(half_px: float, least: int) -> None:
+    rng = np.random.default_rng(3)
+    places = np.concatenate([rng.integers(0, 4 * 500, 90) / 4, 201.0 + rng.integers(-8, 9, 40) / 4])  # quarters: ties at the border
+    expected = len(places) * 2 * half_px / 500
+    most = max(least, expected + 6 * math.sqrt(expected) + 4)
+    near = [sum(one - half_px < other < one + half_px for other in places.tolist()) for one in places.tolist()]
+    found = crowded_along(places, 500, half_px=half_px, least=least)
+    assert found.tolist() == [n > most for n in near]
+    assert found.any()
 
 
 def test_spots_of_a_powder_ring_are_not_counted_as_clean() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,14 @@ import pytest
 from lattice_spots import about, axes_of, lattice, misfit, outliers, reflections, run_of, spots_at, turn
 
 from triage.core import Cell, Indexed, IndexingStatus, Run, RunKind, Spots
-from triage.indexing import EmbeddedIndexer, indexer
+from triage.indexing import EmbeddedIndexer, indexer, known_cell
 from triage.indexing.bravais import is_flat
 from triage.indexing.centre import View
+from triage.indexing.kernels import log10_tail
+from triage.indexing.known_cell import anywhere
 from triage.indexing.model import Lattice
-from triage.indexing.observed import Bools, Observed
-from triage.indexing.search import SCOPES, Scope, Trial
+from triage.indexing.observed import Bools, Observed, with_beam_moved
+from triage.indexing.search import SCOPES, Scope, Trial, chances, settle
 from triage.spots import ICE_RINGS_A
 
 CELLS: dict[str, Cell] = {
@@ -247,6 +251,115 @@ def test_known_orientations_are_followed_as_far_as_they_stand_out(monkeypatch: p
     indexed = EmbeddedIndexer().index(spots, run, cells=(CELLS["aP"],))
     assert all(has(indexed, CELLS["aP"], orientation) for orientation in orientations)
     assert len(indexed.solutions) == crystals
+
+
+@pytest.mark.parametrize("bravais", CELLS)
+def test_orientations_of_a_known_cell_are_tried_once_each(bravais: str) -> None:
+    """Of a symmetrical cell many orientations are one lattice: the right one is among those tried, and no two are the same."""
+    rng, run, cell = np.random.default_rng(43), run_of(), CELLS[bravais]
+    orientation = turn(rng)
+    observed = View.of(spots_at(lattice(cell, orientation, run, rng, centring=bravais[1]), run, rng), run).observed
+    direct = axes_of(cell)
+    tried = [np.linalg.inv(a) for a in anywhere(observed, observed.usable, direct)]
+    assert 1 <= len(tried) <= 24
+
+    def apart_deg(one: np.ndarray, other: np.ndarray) -> float:
+        change = np.rint(one @ np.linalg.inv(other))
+        if round(abs(np.linalg.det(change))) != 1:
+            return np.inf
+        u, stretch, vt = np.linalg.svd(np.linalg.inv(change @ other) @ one)
+        if np.abs(stretch - 1.0).max() > 0.02:
+            return np.inf
+        return float(np.rad2deg(np.arccos(np.clip((np.trace(u @ vt) * np.linalg.det(u @ vt) - 1.0) / 2.0, -1.0, 1.0))))
+
+    assert min(apart_deg(one, direct @ orientation.T) for one in tried) < 2.5
+    assert min([apart_deg(one, other) for k, one in enumerate(tried) for other in tried[:k]], default=np.inf) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("cell", "order"),
+    [
+        ((48.0, 61.0, 74.0, 81.0, 83.0, 75.0), 1),
+        ((46.0, 63.0, 88.0, 90.0, 90.0, 90.0), 2),
+        ((67.0, 52.0, 81.0, 90.0, 104.0, 90.0), 2),  # monoclinic, the two-fold along the shortest
+        ((52.0, 67.0, 81.0, 90.0, 104.0, 90.0), 1),  # and not
+        ((70.0, 70.0, 50.0, 90.0, 90.0, 90.0), 4),
+        ((50.0, 50.0, 70.0, 90.0, 90.0, 90.0), 2),
+        ((70.0, 70.0, 50.0, 90.0, 90.0, 120.0), 6),
+        ((60.0, 60.0, 60.0, 90.0, 90.0, 90.0), 4),
+    ],
+)
+def test_a_cell_is_turned_as_far_as_its_symmetry_about_the_shortest_axis_asks(cell: Cell, order: int) -> None:
+    axes = axes_of(cell)
+    shortest_first = axes[np.argsort(cell[:3], kind="stable")]
+    assert known_cell._order_about_first(shortest_first @ turn(np.random.default_rng(1)).T) == order
+
+
+@pytest.mark.parametrize(("k", "n", "p"), [(1, 1, 0.3), (3, 40, 0.01), (30, 40, 0.1), (40, 40, 0.7), (200, 450, 1e-4), (2, 300, 0.9)])
+def test_the_chance_of_so_many_is_the_binomial_s_tail(k: int, n: int, p: float) -> None:
+    """Against the sum in whole fractions."""
+    share = Fraction(p)
+    exact = sum(math.comb(n, i) * share**i * (1 - share) ** (n - i) for i in range(k, n + 1))
+    log10 = math.log10(exact.numerator) - math.log10(exact.denominator)
+    assert log10_tail(k, n, p) == pytest.approx(log10, rel=1e-9, abs=1e-12)
+
+
+def test_lattices_screened_together_are_as_likely_as_each_settled_alone() -> None:
+    rng, run = np.random.default_rng(44), run_of()
+    orientation = turn(rng)
+    observed = View.of(spots_at(lattice(CELLS["oP"], orientation, run, rng), run, rng), run).observed
+    right = orientation @ np.linalg.inv(axes_of(CELLS["oP"]))
+    starts = np.stack([about((1.0, 2.0, 3.0), angle) @ right for angle in (0.0, 0.2, 20.0)])
+    which = np.arange(0, len(observed), 2)
+    use = np.zeros(len(observed), dtype=bool)
+    use[which] = True
+    q, ray = (np.stack([part] * 3) for part in observed.measured[:2])
+    alone = [settle(observed, use, a, rounds=3).log10_chance for a in starts]
+    np.testing.assert_allclose(chances(observed, which, q, ray, starts, rounds=3), alone, rtol=1e-9)
+    assert alone[0] < -50 < alone[2]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_moved_beam_is_the_geometry_with_the_beam_there(turned: bool) -> None:
+    """On a detector swung by 20 deg; spots of an earlier exposure are turned with their rays."""
+    rng, run = np.random.default_rng(45), rotating(0.5, AXIS)
+    assert run.geometry is not None
+    swung = dataclasses.replace(run.geometry, slow_axis=(0.0, math.cos(0.35), math.sin(0.35)))
+    spots = spots_at(outliers(run, rng, 30), run, rng)
+    before = [(4, spots_at(outliers(run, rng, 30), run, rng))] if turned else []
+    here = View.of(spots, dataclasses.replace(run, geometry=swung), before)
+    moves = np.array([(3.0, -7.0), (-40.0, 21.0)])
+    q, ray = with_beam_moved(here.observed, swung, moves)
+    for k, move in enumerate(moves):
+        there = dataclasses.replace(swung, beam_px=(swung.beam_px[0] + move[0], swung.beam_px[1] + move[1]))
+        expected = there.scattering_vectors_per_A(here.observed.positions_px)
+        back = np.stack([about(AXIS, angle) for angle in np.rad2deg(here.observed.turned_rad)])
+        np.testing.assert_allclose(q[k], np.einsum("nij,nj->ni", back, expected), atol=1e-12)
+        np.testing.assert_allclose(np.linalg.norm(ray[k], axis=1), 1.0, atol=1e-12)
+    assert here.observed.turned_rad.any() == turned
+
+
+def test_a_known_cell_is_not_sought_again_where_the_beam_has_been_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lattice that tells where the beam is is brought along; the same spots with a right header need one search, these no more."""
+    sought: list[int] = []
+    real = indexer.anywhere
+
+    def counted(observed: Observed, use: Bools, direct: np.ndarray) -> list[np.ndarray]:
+        sought.append(int(use.sum()))
+        return real(observed, use, direct)
+
+    monkeypatch.setattr(indexer, "anywhere", counted)
+    rng, run, cell = np.random.default_rng(46), run_of(), CELLS["oP"]
+    assert run.geometry is not None
+    orientation = turn(rng)
+    spots = spots_at(lattice(cell, orientation, run, rng, n=160), run, rng)
+    slow, fast = run.geometry.beam_px
+    stated = dataclasses.replace(run, geometry=dataclasses.replace(run.geometry, beam_px=(slow - 24.0, fast + 31.0)))
+    found = EmbeddedIndexer()._first(View.of(spots, stated), (cell,))
+    assert found is not None
+    np.testing.assert_allclose(found.view.moved_px, (24.0, -31.0), atol=2.0)
+    assert found.lattice.trial.n > 150
+    assert len(sought) == 1
 
 
 def test_no_second_lattice_among_outliers() -> None:

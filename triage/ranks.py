@@ -11,7 +11,7 @@ NTH = (1, 4, 8, 16, 32)
 """The nth strongest, whose significance is told: a lattice that counts has eight spots."""
 
 _SHELLS_ROUND = 8
-_LINE_PX, _LINE_SIGMA = 3, 6.0
+_LINE_HALF_PX, _LINE_SIGMA = 1.5, 6.0  # a row of whole pixels with those beside it
 _CROWD_SIGMA, _CROWD_LEAST = 5.0, 4.0
 """A crowded ring has so many standard deviations and so many more than its neighbourhood."""
 
@@ -42,9 +42,16 @@ def crowded_lines(positions_px: npt.NDArray[np.floating], shape_px: tuple[int, i
         return result
     lengths = shape_px or tuple(int(x) + 1 for x in positions_px.max(axis=0))
     for axis, length in enumerate(lengths):
-        rows = positions_px[:, axis].astype(int).clip(0, length - 1)
-        counts = np.bincount(rows, minlength=length).astype(np.float64)
-        near = np.convolve(counts, np.ones(_LINE_PX), mode="same")
-        expected = len(positions_px) * _LINE_PX / length
-        result |= near[rows] > expected + _LINE_SIGMA * np.sqrt(expected) + _CROWD_LEAST
+        result |= crowded_along(positions_px[:, axis].astype(int).clip(0, length - 1), length, half_px=_LINE_HALF_PX)
+    return result
+
+
+def crowded_along(places_px: npt.NDArray[np.number[Any]], length_px: int, *, half_px: float, least: float = 0.0) -> npt.NDArray[np.bool_]:
+    """Which of (n,) places on an axis so long have far more of them within `half_px` than chance, and more than `least`."""
+    expected = len(places_px) * 2.0 * half_px / length_px
+    order = np.argsort(places_px)
+    along = places_px[order]  # looked up in order, which is quicker
+    near = np.searchsorted(along, along + half_px) - np.searchsorted(along, along - half_px, side="right")
+    result = np.empty(len(places_px), dtype=bool)
+    result[order] = near > max(least, expected + _LINE_SIGMA * np.sqrt(expected) + _CROWD_LEAST)
     return result

@@ -26,6 +26,7 @@ SYSTEMS = {1: "a", 2: "m", 4: "o", 6: "h", 8: "t", 12: "h", 24: "c"}
 _LEAST_SKEW = 1e-4  # of three vectors: their volume over the product of their lengths
 _CENTRED = {1: "P", 2: "I", 3: "R", 4: "F"}  # by the conventional cell's volume over the primitive one's
 _SMALL = np.array(list(itertools.product(range(-2, 3), repeat=3)), dtype=np.int64)  # vectors of a reduced basis: axes are among them
+_SHORTEST_ACROSS = 10  # vectors perpendicular to a two-fold, of which the axes are chosen
 _HALVES: dict[tuple[int, ...], str] = {(1, 1, 0): "C", (0, 1, 1): "A", (1, 0, 1): "B", (1, 1, 1): "I"}
 
 
@@ -203,14 +204,15 @@ def _halves(axes: Integers) -> str:
 
 def _monoclinic(rotation: Integers, metric: Floats) -> tuple[str, Integers]:
     b, inside = _axis(rotation), _across(rotation, metric)
+    inside = inside[:_SHORTEST_ACROSS]
     lengths = np.einsum("ni,ij,nj->n", inside, metric, inside)
-    pairs = [(lengths[i] + lengths[j], i, j) for i in range(min(len(inside), 10)) for j in range(i) if np.cross(inside[i], inside[j]).any()]
-    volume = min(round(abs(float(np.linalg.det([inside[j], b, inside[i]])))) for _, i, j in pairs)
-    for _, i, j in sorted(pairs):
-        for a, c in ((inside[j], inside[i]), (inside[i], inside[j])):
+    i, j = np.tril_indices(len(inside), -1)
+    volumes = np.abs(np.cross(inside[j], inside[i]) @ b)  # of j, b and i over that of the primitive cell
+    pairs = np.lexsort((j, i, lengths[i] + lengths[j]))
+    volume = volumes[volumes > 0].min()
+    for k in pairs[volumes[pairs] == volume]:
+        for a, c in ((inside[j[k]], inside[i[k]]), (inside[i[k]], inside[j[k]])):
             axes = np.array([a, b, c if a @ metric @ c <= 0 else -c])
-            if round(abs(float(np.linalg.det(axes)))) != volume:
-                continue
             if volume == 1:
                 return "mP", axes
             if _halves(axes) == "C":

@@ -20,6 +20,8 @@ CUT = 3.0
 """Standard deviations, across and along, within which a spot belongs to a lattice point."""
 _SHIFT_SIGMA_PX = 2.0
 """Of the beam centre's error that is expected: beamlines state it to a few pixels."""
+_NEGLIGIBLE, _LARGE = 1e-16, 1e200
+"""Of a sum, what double precision cannot tell from none; and where a sum begins anew, before it overflows."""
 
 
 @_jit
@@ -225,14 +227,16 @@ def log10_tail(k, n, p):  # type: ignore[no-untyped-def]
         return 0.0
     if p <= 0.0:
         return -np.inf
-    log_p, log_q = math.log(p), math.log1p(-p)
-    top = -np.inf
-    total = 0.0
-    for i in range(k, n + 1):
-        term = math.lgamma(n + 1.0) - math.lgamma(i + 1.0) - math.lgamma(n - i + 1.0) + i * log_p + (n - i) * log_q
-        if term > top:
-            total = total * math.exp(top - term) + 1.0
-            top = term
-        else:
-            total += math.exp(term - top)
-    return min((top + math.log(total)) / math.log(10.0), 0.0)
+    odds = p / (1.0 - p)
+    first = math.lgamma(n + 1.0) - math.lgamma(k + 1.0) - math.lgamma(n - k + 1.0) + k * math.log(p) + (n - k) * math.log1p(-p)
+    term, total = 1.0, 1.0  # in units of the first one
+    for i in range(k, n):
+        ratio = (n - i) / (i + 1.0) * odds  # falls with i
+        term *= ratio
+        total += term
+        if ratio < 1.0 and term < _NEGLIGIBLE * total * (1.0 - ratio):
+            break
+        if total > _LARGE:
+            first += math.log(total)
+            term, total = term / total, 1.0
+    return min((first + math.log(total)) / math.log(10.0), 0.0)

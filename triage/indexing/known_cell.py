@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from triage.indexing.bravais import niggli
 from triage.indexing.observed import Bools, Floats, Observed, rotations
+from triage.indexing.search import first_of_each
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "nnan", "ninf", "contract", "arcp"})
 
@@ -22,7 +23,8 @@ TRANSFORMED = 64
 """Innermost spots in the transform."""
 _STEP = 0.35  # between trial positions of a vector's end, in units of 1 / s_c: what the transform resolves is about 0.6
 _DIRECTIONS = 48  # of the first vector, that are followed
-_BEST = 24  # orientations
+_BEST, _FEWEST_BEST = 24, 8  # orientations; of a symmetrical cell, of which each would be there several times, fewer
+_ORIENTATIONS_APART = 0.8  # in all nine elements of the three vectors, in units of 1 / s_c: nearer ones are the same
 _MOST_DIRECTIONS = 60_000
 _MOST_TURNS = 40_000
 _LOOKED_AT = 60  # of the worthiest, for each that is wanted
@@ -94,10 +96,11 @@ def distinct(vectors, worth, most, apart):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _on_cones(q, firsts, direct, first_worth, steps, senses):  # type: ignore[no-untyped-def]
+def _on_cones(q, firsts, direct, first_worth, steps, order, senses):  # type: ignore[no-untyped-def]
     """Orientations (r, 3, 3; rows: the three vectors turned) with their summed coherence (r,).
 
-    `firsts` (f, 3): directions of the first vector, in one or both `senses`; `direct` (3, 3): the cell's vectors in any frame.
+    `firsts` (f, 3): directions of the first vector, in one or both `senses`; `direct` (3, 3): the cell's vectors in any frame, which are
+    turned about the first one by `steps` equal parts of a turn of 1 / `order`.
     """
     number = len(firsts) * senses * steps
     turned = np.empty((number, 3, 3), dtype=np.float32)
@@ -121,7 +124,7 @@ def _on_cones(q, firsts, direct, first_worth, steps, senses):  # type: ignore[no
             u /= math.sqrt((u**2).sum())
             v = np.array([x[1] * u[2] - x[2] * u[1], x[2] * u[0] - x[0] * u[2], x[0] * u[1] - x[1] * u[0]])
             for step in range(steps):
-                angle = 2.0 * np.pi * step / steps
+                angle = 2.0 * np.pi * step / (steps * order)
                 y = math.cos(angle) * u + math.sin(angle) * v
                 z = math.cos(angle) * v - math.sin(angle) * u
                 for k in range(3):
@@ -165,9 +168,21 @@ def anywhere(observed: Observed, use: Bools, direct: Floats) -> list[Floats]:
     spacing = math.sqrt(2.0 * np.pi / number)
     chosen = _distinct(directions, worth, _DIRECTIONS, 1.5 * spacing)
     radius = float(np.linalg.norm(np.cross(reduced[0], reduced[1]))) / length
-    steps = int(np.clip(2.0 * np.pi * radius * s_c / _STEP, 24, 360))
-    turned, summed = _on_cones(q, directions[chosen], reduced, worth[chosen], steps, 1 if _turns_over(reduced) else 2)
-    return _best(turned, summed, s_c, reduced, direct)
+    order = _order_about_first(reduced)
+    steps = math.ceil(int(np.clip(2.0 * np.pi * radius * s_c / _STEP, 24, 360)) / order)
+    turned, summed = _on_cones(q, directions[chosen], reduced, worth[chosen], steps, order, 1 if _turns_over(reduced) else 2)
+    return _best(turned, summed, s_c, reduced, direct, max(_BEST // order, _FEWEST_BEST))
+
+
+def _inequivalent(bases: Floats, apart: float) -> list[Floats]:
+    """Those of `bases` (k, 3, 3; rows, A) that are no other one's lattice: a symmetrical cell has one lattice in many orientations.
+
+    Two are the same where whole numbers take one within `apart` (A, in all nine elements) of the other.
+    """
+    changes = np.rint(bases[:, None] @ np.linalg.inv(bases)[None])  # (k, k, 3, 3)
+    misfit = np.linalg.norm((changes @ bases[None] - bases[:, None]).reshape(len(bases), len(bases), 9), axis=2)
+    same = (misfit < apart) & (np.abs(np.rint(np.linalg.det(changes))) == 1)
+    return [bases[k] for k in first_of_each(same)]
 
 
 def _turns_over(direct: Floats) -> bool:
@@ -181,6 +196,18 @@ def _turns_over(direct: Floats) -> bool:
         if np.abs(changed - np.rint(changed)).max() < _ALIKE:
             return True
     return False
+
+
+def _order_about_first(direct: Floats) -> int:
+    """The order of the lattice's rotation about its first vector (of 3; rows): turned by that part of a turn, it is the same lattice."""
+    first = direct[0] / np.linalg.norm(direct[0])
+    inverse = np.linalg.inv(direct)
+    for order in (6, 4, 3, 2):
+        turn = rotations(2.0 * np.pi / order * first[None])[0]
+        changed = direct @ turn.T @ inverse
+        if np.abs(changed - np.rint(changed)).max() < _ALIKE:
+            return order
+    return 1
 
 
 @functools.lru_cache(maxsize=4)
@@ -203,11 +230,12 @@ def nearby(observed: Observed, use: Bools, a: Floats, within_deg: float) -> list
     turned = (reduced.astype(np.float32) @ _turns(points, within)).reshape(3, -1, 3)  # vector, rotation, component
     worth = np.empty(turned.shape[0] * turned.shape[1], dtype=np.float32)
     coherences(q, turned.reshape(-1, 3), worth)
-    return _best(turned.transpose(1, 0, 2), worth.reshape(3, -1).sum(axis=0), s_c, reduced, direct)
+    return _best(turned.transpose(1, 0, 2), worth.reshape(3, -1).sum(axis=0), s_c, reduced, direct, _BEST)
 
 
-def _best(turned: Floats, worth: Floats, s_c: float, reduced: Floats, direct: Floats) -> list[Floats]:
-    """A of the worthiest orientations, with axes in the order of `direct`; `turned` (r, 3, 3) are the vectors of `reduced` turned."""
-    chosen = _distinct(turned, worth, _BEST, 0.8 / s_c)
+def _best(turned: Floats, worth: Floats, s_c: float, reduced: Floats, direct: Floats, most: int) -> list[Floats]:
+    """A of the `most` worthiest orientations, with axes in the order of `direct`; `turned` (r, 3, 3): the vectors of `reduced` turned."""
+    apart = _ORIENTATIONS_APART / s_c
+    chosen = _distinct(turned, worth, most, apart)
     to_given = direct @ np.linalg.inv(reduced)
-    return [np.linalg.inv(to_given @ turned[k].astype(np.float64)) for k in chosen]
+    return [np.linalg.inv(to_given @ basis) for basis in _inequivalent(turned[chosen].astype(np.float64), apart)]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from triage.core import Run, Spots
 from triage.geometry import Geometry
+from triage.ranks import crowded_along
 
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
@@ -129,15 +130,20 @@ def _shared(positions_px: Floats, seen_px: Floats) -> Bools:
     return np.asarray((np.hypot(apart[..., 0], apart[..., 1]) < _SAME_PX).any(axis=1))
 
 
-def remeasured(observed: Observed, geometry: Geometry) -> Observed:
-    """The same spots, in the same order, with q and rays as another geometry has them; how these move with the beam is left as it is."""
-    q = geometry.scattering_vectors_per_A(observed.positions_px)
+def with_beam_moved(observed: Observed, geometry: Geometry, moves_px: Floats) -> tuple[Floats, Floats]:
+    """Q and the rays of the spots (m, n, 3 each) with the beam of `geometry` moved by each of (m, 2; slow, fast)."""
+    positions = observed.positions_px - moves_px[:, None]  # a flat detector: only how far a spot is from the beam counts
+    q = geometry.scattering_vectors_per_A(positions)
     ray = q * geometry.wavelength_A + np.array([0.0, 0.0, 1.0])
     if observed.axis is not None and observed.turned_rad.any():
         turns = rotations(observed.turned_rad[:, None] * observed.axis)
-        q, ray = np.einsum("nij,nj->ni", turns, q), np.einsum("nij,nj->ni", turns, ray)
-    measured = observed.measured._replace(q=np.ascontiguousarray(q), ray=np.ascontiguousarray(ray))
-    return replace(observed, measured=measured, s=np.linalg.norm(q, axis=1))
+        q, ray = np.einsum("nij,mnj->mni", turns, q), np.einsum("nij,mnj->mni", turns, ray)
+    return np.ascontiguousarray(q), np.ascontiguousarray(ray)
+
+
+def remeasured(observed: Observed, q: Floats, ray: Floats) -> Observed:
+    """The same spots, in the same order, with other q and rays (n, 3 each); how these move with the beam is left as it is."""
+    return replace(observed, measured=observed.measured._replace(q=q, ray=ray), s=np.linalg.norm(q, axis=1))
 
 
 def _turned(observed: Observed, axis: Floats, angle_rad: float) -> Observed:
@@ -166,15 +172,9 @@ def _joined(parts: Sequence[Observed]) -> Observed:
 
 
 def _on_line(positions_px: Floats, shape_px: tuple[int, int]) -> Bools:
-    """Which of the spots (n, 2) lie in a row or column of pixels that has far more of them (6 sigma and 4) than chance would."""
-    n, result = len(positions_px), np.zeros(len(positions_px), dtype=bool)
-    for k in range(2):
-        place = positions_px[:, k]
-        along = np.sort(place)
-        near = np.searchsorted(along, place + _LINE_HALF_PX) - np.searchsorted(along, place - _LINE_HALF_PX, side="right")
-        expected = n * 2.0 * _LINE_HALF_PX / shape_px[k]
-        result |= near > max(_LEAST_ON_LINE, expected + 6.0 * np.sqrt(expected) + 4.0)
-    return result
+    """Which of the spots (n, 2) lie in a row or column of pixels that has far more of them than chance would."""
+    slow, fast = (crowded_along(positions_px[:, k], shape_px[k], half_px=_LINE_HALF_PX, least=_LEAST_ON_LINE) for k in range(2))
+    return slow | fast
 
 
 def rotations(vectors: Floats) -> Floats:

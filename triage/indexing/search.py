@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numba
 import numpy as np
+import numpy.typing as npt
 
 from triage.indexing.fit import START_PX, START_RAD, fit
-from triage.indexing.observed import Bools, Floats, Observed
-from triage.indexing.significance import chance
+from triage.indexing.observed import Bools, Floats, Measured, Observed
+from triage.indexing.significance import chance, log10_chance, on_a_point
 from triage.indexing.vectors import join, refine_vectors
 from triage.lattice import peaks_of, transform
+
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 ALL_NINE = np.eye(9).reshape(9, 3, 3)
 """Every element of A free."""
@@ -92,6 +96,41 @@ def settle(
     trial = Trial(a=a, shift_px=shift, spin=spin, spread=spread, inside=inside, hkl=hkl, away=away, log10_chance=0.0)
     trial.log10_chance = chance(observed, use, trial)
     return trial
+
+
+def chances(observed: Observed, which: npt.NDArray[np.intp], q: Floats, ray: Floats, starts: Floats, *, rounds: int) -> Floats:
+    """(m,) log10 of the chance of each of the lattices `starts` (m, 3, 3) fitted to the spots `which`, as `settle` has it, in one call.
+
+    `q` and `ray` (m, n, 3) are those of all spots, for each lattice its own.
+    """
+    q, ray = np.ascontiguousarray(q[:, which]), np.ascontiguousarray(ray[:, which])
+    per_px, per_px_A = np.ascontiguousarray(observed.measured.per_px[which]), observed.per_px_A[which]
+    spread = np.array([START_PX, START_RAD + observed.half_wedge_rad])
+    return np.asarray(_chances((q, ray, per_px), per_px_A, np.linalg.norm(q, axis=2), starts, spread, ALL_NINE, rounds))
+
+
+@_jit
+def _chances(spots, per_px_A, s, starts, spread, ways, rounds):  # type: ignore[no-untyped-def]
+    """As `chances`, of spots that are all in use: q and rays (m, n, 3) and dq/dx (n, 3, 2); s (m, n) in 1/A."""
+    (q, ray, per_px), (number, n) = spots, s.shape
+    found = np.zeros(number)
+    use = np.ones(n, dtype=np.bool_)
+    for m in range(number):
+        a, shift, here = starts[m].copy(), np.zeros(2), spread.copy()
+        inside, _, _ = fit(a, shift, here, ways, Measured(q[m], ray[m], per_px), np.zeros(3), per_px_A, s[m], use, rounds)
+        k = inside.sum()
+        if k > 0:
+            found[m] = log10_chance(k, n, on_a_point(a, here, per_px_A, s[m], use))
+    return found
+
+
+def first_of_each(same: Bools) -> list[int]:
+    """Of things of which `same` (k, k) says which are alike, those that are like none kept before them."""
+    kept: list[int] = []
+    for k in range(len(same)):
+        if not same[k, kept].any():
+            kept.append(k)
+    return kept
 
 
 def candidates(observed: Observed, use: Bools, scope: Scope) -> list[Floats]:

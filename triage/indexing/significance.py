@@ -8,30 +8,51 @@ Hoeffding, Ann. Math. Stat. 27 (1956) 713). The number of lattices that were tri
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+import numba
 import numpy as np
 
 from triage.indexing.fit import DOMAIN_PER_A
-from triage.indexing.kernels import CUT, log10_tail
+from triage.indexing.kernels import CUT, inverse3, log10_tail
 from triage.indexing.observed import Bools, Observed
 
 if TYPE_CHECKING:
     from triage.indexing.search import Trial
 
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+@_jit
+def on_a_point(a, spread, per_px_A, s, use):  # type: ignore[no-untyped-def]
+    """The probability that a spot in `use` (n,) lies on a point of A (3, 3) by chance: at most this, on average."""
+    volume = 1.0 / abs(inverse3(a, np.empty((3, 3))))
+    total, n = 0.0, 0
+    for i in range(len(s)):
+        if not use[i]:
+            continue
+        across, along = CUT * spread[0] * per_px_A[i], CUT * math.sqrt(DOMAIN_PER_A**2 + (spread[1] * s[i]) ** 2)
+        total += min(volume * math.pi * across**2 * 2.0 * along, 1.0)
+        n += 1
+    return total / n
+
+
+@_jit
+def log10_chance(k, n, p):  # type: ignore[no-untyped-def]
+    """log10 of the binomial tail, 0 where the bound does not hold."""
+    return log10_tail(k, n, p) if k > n * p + 1 else 0.0
+
 
 def probability(observed: Observed, use: Bools, trial: Trial) -> float:
     """That a spot in `use` lies on a point of `trial` by chance: at most this, on average."""
-    volume = 1.0 / abs(float(np.linalg.det(trial.a)))
-    across = CUT * trial.spread[0] * observed.per_px_A[use]
-    along = CUT * np.sqrt(DOMAIN_PER_A**2 + (trial.spread[1] * observed.s[use]) ** 2)
-    return float(np.minimum(volume * np.pi * across**2 * 2.0 * along, 1.0).mean())
+    return float(on_a_point(trial.a, trial.spread, observed.per_px_A, observed.s, use))
 
 
 def chance(observed: Observed, use: Bools, trial: Trial) -> float:
     """log10 of the probability that `trial` has so many of the spots in `use` by chance."""
     n, k = int(use.sum()), trial.n
-    return tail(k, n, probability(observed, use, trial)) if k else 0.0
+    return float(log10_chance(k, n, probability(observed, use, trial))) if k else 0.0
 
 
 def chance_of_more(observed: Observed, left: Bools, larger: Trial, smaller: Trial) -> float:
@@ -40,9 +61,4 @@ def chance_of_more(observed: Observed, left: Bools, larger: Trial, smaller: Tria
     if n == 0:
         return 0.0
     p = max(probability(observed, left, larger) - probability(observed, left, smaller), 0.0)
-    return tail(int((larger.inside & left).sum()), n, p)
-
-
-def tail(k: int, n: int, p: float) -> float:
-    """log10 of the binomial tail, 0 where the bound does not hold."""
-    return float(log10_tail(k, n, p)) if k > n * p + 1 else 0.0
+    return float(log10_chance(int((larger.inside & left).sum()), n, p))
