@@ -135,8 +135,6 @@ class TreesSettings(_Strict):
     leaves: Annotated[int, Field(ge=2, le=255)] = 15
     depth: Annotated[int, Field(ge=1, le=30)] = 8
     l2: Annotated[float, Field(ge=0.0)] = 1.0
-    share_before: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Of the trees in `warm_start`, in the mean with the new ones; 0: they are left out."""
 
 
 class TrainSettings(_Strict):
@@ -148,6 +146,8 @@ class TrainSettings(_Strict):
     """A checkpoint to go on from; `auto`: the last one of `out`, where there is one."""
     warm_start: Path | None
     """A `network.pt` whose weights are taken where they fit; the rest starts at random."""
+    share_before: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Of its weights and trees, in the mean with those that training ends with; 0: these alone."""
     seed: int
     data: DataSettings
     trainer: TrainerSettings

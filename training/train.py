@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 
+from models.network import Network
 from models.resnet import HalfResNet18
 from training.boosting import fit_trees, joined
 from training.callbacks import EpochLog, LegEnd
@@ -43,7 +44,7 @@ def train(settings: TrainSettings) -> Path | None:
     deadline = begun + 60.0 * minutes if minutes is not None else None
     L.seed_everything(settings.seed, verbose=False)
     labels = labels_report(settings.data)  # first: a store that cannot be read must not be found out after an hour of simulation
-    before = _trees_before(settings)
+    before = _before(settings)
     settings.out.mkdir(parents=True, exist_ok=True)
     resume = checkpoint_to_resume(settings)
     resumed = resume is not None and resume.resolve().parent == settings.out.resolve()  # in its own folder: a further leg of one run
@@ -72,12 +73,12 @@ def train(settings: TrainSettings) -> Path | None:
         "validation_loss": float(best.best_model_score) if best.best_model_score is not None else None,
     }
     weights = averaged_weights(Path(best.best_model_path or last.best_model_path))
-    saved = {"weights": weights, "report": report}
+    saved = {"weights": mean_weights(before["weights"], weights, settings.share_before) if before else weights, "report": report}
     if settings.trees.rounds and settings.network.kind == "triage":
         statistics = labelled_statistics(settings.data)
         arrays = load(settings.data.folder, "train", settings.data.train_frames)
         trees = fit_trees(arrays, settings.trees, settings.seed, statistics, settings.data.labels_share)
-        saved["trees"] = joined(before, trees, settings.trees.share_before) if before else trees
+        saved["trees"] = joined(before.get("trees", {}), trees, settings.share_before)
     log_measures(logger, keep(saved, settings.out, settings.data)["measured"])
     log_artifacts(logger, settings.out)
     return settings.out
@@ -112,14 +113,23 @@ def _module(settings: TrainSettings) -> FrameModule:
     return module
 
 
-def _trees_before(settings: TrainSettings) -> dict[str, Any]:
-    """Those that the new ones are joined with; none where they get no share. Raises ValueError where they should and are not there."""
-    if not settings.trees.share_before:
+def mean_weights(before: dict[str, torch.Tensor], now: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
+    """Of two networks of which one was trained on from the other: such a mean is often better than either, and errs less on frames unlike
+    those of the training (Wortsman et al., ICML 2022). `share` is that of the one `before`; counters are those of now.
+    """
+    return {name: share * before[name] + (1.0 - share) * value if value.is_floating_point() else value for name, value in now.items()}
+
+
+def _before(settings: TrainSettings) -> dict[str, Any]:
+    """What training starts from, where it has a share in the end; else nothing. Raises ValueError where it is another network."""
+    if not settings.share_before:
         return {}
-    path = settings.warm_start
-    before: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True).get("trees", {}) if path is not None else {}
-    if not before:
-        raise ValueError(f"trees.share_before={settings.trees.share_before:g}: no trees in warm_start ({path}); set it to 0")
+    if settings.warm_start is None or settings.network.kind != "triage":
+        raise ValueError(f"share_before={settings.share_before:g}: of what? Set warm_start to a network.pt, or share_before to 0")
+    before: dict[str, Any] = torch.load(settings.warm_start, map_location="cpu", weights_only=True)
+    shapes = {name: value.shape for name, value in Network(settings.network.size()).state_dict().items()}
+    if {name: value.shape for name, value in before["weights"].items()} != shapes:
+        raise ValueError(f"share_before={settings.share_before:g}: {settings.warm_start} is another network; set share_before to 0")
     return before
 
 
