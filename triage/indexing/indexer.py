@@ -62,6 +62,8 @@ _SURE_SPOTS = 50
 """That a sharp lattice must have instead: some with 12 to 26 were sharp by chance (`benchmarks.indexing`, seeds 21, 31 and 33)."""
 _MANY_LEFT = 0.25
 """Of the spots, left over by the lattices found, for a further one of another cell to be sought with every scope."""
+_TWELVE = 12
+"""Parts of a known cell's axes of which those of a lattice with fewer points are whole numbers: halves, thirds, and halves of these."""
 _AGREES, _UNSTRAINED = 0.02, 0.01
 """Largest strain of a lattice that is of a known cell, and of one that no wrong index has strained: cells of one crystal form, and the
 distances that headers state, differ by about a percent."""
@@ -219,8 +221,12 @@ class EmbeddedIndexer:
         best = with_spin(observed, use, smaller, ways=TURNS)
         if is_flat(best.a.T):
             return None
-        same = smaller is lattice.trial  # then its symmetry is the stated cell's: only turned since
-        setting = lattice.setting if same else next(iter(settings(np.linalg.inv(best.a), _EXACT_DEG)))
+        setting = lattice.setting
+        if smaller is not lattice.trial:  # else its symmetry is the stated cell's: only turned since
+            setting = next(iter(settings(np.linalg.inv(best.a), _EXACT_DEG)))
+            if lattice.setting.stated is not None:
+                stated = np.linalg.inv(lattice.setting.change) @ np.linalg.inv(busing_levy(lattice.setting.stated))
+                setting = setting.held_to(np.rint(_TWELVE * np.linalg.inv(best.a) @ lattice.trial.a) / _TWELVE @ stated)
         return under(observed, use, best, setting, lattice.log10_trials)
 
     def _known_or_other(self, view: View, known: _Found | None, other: _Found | None, cells: Sequence[Cell]) -> _Found | None:
@@ -295,7 +301,7 @@ class _Found:
 def _stated(cell: Cell) -> tuple[Floats, Setting]:
     """Direct axes (3, 3; rows, A) of a known cell, and its symmetry: asked for on every frame of a run, and of a moved beam again."""
     direct = np.linalg.inv(busing_levy(cell))
-    return direct, next(iter(settings(direct, _EXACT_DEG)))
+    return direct, next(iter(settings(direct, _EXACT_DEG))).held_to(direct)
 
 
 def _found(view: View, lattice: Lattice | None) -> _Found | None:
