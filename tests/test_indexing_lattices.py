@@ -14,10 +14,10 @@ from lattice_spots import about, axes_of, lattice, misfit, outliers, reflections
 from triage.core import Cell, Indexed, IndexingStatus, Run, RunKind, Spots
 from triage.indexing import EmbeddedIndexer, indexer, known_cell
 from triage.indexing.bravais import is_flat
-from triage.indexing.centre import View
+from triage.indexing.centre import View, is_sharp
 from triage.indexing.kernels import log10_tail
 from triage.indexing.known_cell import anywhere
-from triage.indexing.model import Lattice, symmetrised
+from triage.indexing.model import TURNS, Lattice, symmetrised, under
 from triage.indexing.observed import Bools, Observed, with_beam_moved
 from triage.indexing.search import SCOPES, Scope, Trial, chances, settle
 from triage.spots import ICE_RINGS_A
@@ -181,6 +181,54 @@ def test_a_known_cell_is_recognised_in_a_lattice(bravais: str) -> None:
     np.testing.assert_allclose(points, np.rint(points), atol=1e-9)
     assert known_cell.axes_like(axes * [[1.0], [1.0], [1.04]], other_basis, 0.02) is None
     assert known_cell.axes_like(axes_of((33.0, 41.0, 57.0, 90.0, 90.0, 90.0)), other_basis, 0.02) is None
+
+
+def test_a_known_cell_holds_what_few_spots_leave_uncertain() -> None:
+    """The axis along the beam: a few inner spots of a mosaic crystal do not tell it, and many do, whatever is stated."""
+    cell, run = CELLS["oP"], run_of()
+    direct, setting = indexer._stated(cell)
+    stray_free, stray_held = [], []
+    for seed in range(12):
+        rng = np.random.default_rng([57, seed])
+        orientation = about(rng.normal(size=3), 4.0)  # c within a few degrees of the beam
+        spots = spots_at(lattice(cell, orientation, run, rng, n=14, mosaic_deg=1.0), run, rng)
+        observed = View.of(spots, run).observed
+        trial = settle(observed, observed.usable, np.linalg.inv(direct @ orientation.T), ways=TURNS)
+        for one, stray in ((dataclasses.replace(setting, stated=None), stray_free), (setting, stray_held)):
+            refined = under(observed, observed.usable, trial, one, 0.0)
+            stray.append(np.abs(np.asarray(refined.setting.cell) / cell - 1.0).max())
+    assert np.mean(stray_held) < 0.75 * np.mean(stray_free)
+    assert max(stray_held) < 0.02
+    rng, orientation, longer = np.random.default_rng(58), turn(np.random.default_rng(58)), (46.0, 63.0, 90.2, 90.0, 90.0, 90.0)
+    indexed = EmbeddedIndexer().index(spots_at(lattice(longer, orientation, run, rng, n=200), run, rng), run, cells=(cell,))
+    np.testing.assert_allclose(indexed.solutions[0].cell, longer, rtol=0.002)
+
+
+@pytest.mark.parametrize("bravais", ["mC", "oC", "oI", "oF", "tI", "hR", "cI", "cF"])
+def test_a_centred_known_cell_holds_its_smaller_lattice(bravais: str) -> None:
+    """With the axes in the order in which they are reported, whatever that of the stated ones."""
+    rng, run, cell = np.random.default_rng(59), run_of(), CELLS[bravais]
+    spots = spots_at(lattice(cell, turn(rng), run, rng, n=100, centring=bravais[1]), run, rng)
+    observed = View.of(spots, run).observed
+    a, b, c = cell[:3]
+    stated = (b, a, c, 90.0, 90.0, 90.0) if bravais[0] == "o" and bravais[1] != "C" else cell
+    found, _ = EmbeddedIndexer()._known(observed, observed.usable, stated)
+    assert found is not None
+    assert found.setting.bravais == bravais
+    assert found.setting.stated == pytest.approx(found.setting.cell, rel=0.01)
+    if bravais[0] != "m":
+        assert found.setting.stated == pytest.approx(cell, rel=1e-6)
+
+
+@pytest.mark.parametrize(("shift_px", "sharp"), [((3.0, -4.0), True), ((4.0, -5.0), False)])
+def test_a_lattice_that_moves_the_beam_far_is_not_sharp(shift_px: tuple[float, float], sharp: bool) -> None:
+    """A fit expects 2 px; more than three times as much is a matter for the search of the beam."""
+    rng, run, cell = np.random.default_rng(60), run_of(), CELLS["oP"]
+    observed = View.of(spots_at(lattice(cell, turn(rng), run, rng), run, rng), run).observed
+    found, _ = EmbeddedIndexer()._known(observed, observed.usable, cell)
+    assert found is not None
+    found.trial.shift_px = np.array(shift_px)
+    assert is_sharp(observed, observed.usable, found) == sharp
 
 
 def test_a_wrong_known_cell_does_no_harm() -> None:

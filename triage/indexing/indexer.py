@@ -278,11 +278,12 @@ class EmbeddedIndexer:
 
     def _next(self, observed: Observed, use: Bools, found: list[Lattice]) -> Lattice | None:
         first = found[0]
+        setting = replace(first.setting, stated=None)  # as refined, which these spots share: header and crystal are the same
         for within_deg in (_SPLIT_DEG, 180.0):
             near = within_deg < 180.0
             options = nearby(observed, use, first.trial.a, within_deg) if near else anywhere(observed, use, np.linalg.inv(first.trial.a))
             log10_trials = _log10_orientations(observed, use, np.deg2rad(within_deg))
-            lattice = _oriented(observed, use, options, first.setting, log10_trials, like=first.trial)
+            lattice = _oriented(observed, use, options, setting, log10_trials, like=first.trial)
             if self._is_there(lattice.trial, log10_trials, further=True):
                 return lattice
         scopes = SCOPES if use.sum() >= _MANY_LEFT * observed.usable.sum() else SCOPES[:1]
