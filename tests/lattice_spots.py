@@ -58,8 +58,10 @@ def axes_of(cell: Cell) -> Floats:
     return np.array([[a, 0, 0], [b * np.cos(gamma), b * np.sin(gamma), 0], [cx, cy, np.sqrt(c * c - cx * cx - cy * cy)]])
 
 
-def reflections(cell: Cell, orientation: Floats, geometry: Geometry, *, centring: str = "P", d_min_A: float = 2.0) -> Floats:
-    """(n, 5): slow, fast, and g in 1/A of every point within 0.25 deg and 1/2000 A of the Ewald sphere that lands on the detector."""
+def reflections(
+    cell: Cell, orientation: Floats, geometry: Geometry, *, centring: str = "P", d_min_A: float = 2.0, mosaic_deg: float = 0.25
+) -> Floats:
+    """(n, 5): slow, fast, and g in 1/A of every point within `mosaic_deg` and 1/2000 A of the Ewald sphere that lands on the detector."""
     reciprocal = orientation @ np.linalg.inv(axes_of(cell))  # columns a*, b*, c*
     limits = [int(length / d_min_A) for length in cell[:3]]
     hkl = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in limits), indexing="ij"), axis=-1).reshape(-1, 3)
@@ -70,18 +72,26 @@ def reflections(cell: Cell, orientation: Floats, geometry: Geometry, *, centring
     s = np.linalg.norm(g, axis=1)
     k1 = g + np.array([0.0, 0.0, 1.0 / geometry.wavelength_A])
     off = np.abs(np.linalg.norm(k1, axis=1) - 1.0 / geometry.wavelength_A)
-    near = (s > 0.02) & (s < 1.0 / d_min_A) & (off < np.deg2rad(0.25) * s + 5e-4)
+    near = (s > 0.02) & (s < 1.0 / d_min_A) & (off < np.deg2rad(mosaic_deg) * s + 5e-4)
     positions = geometry.positions_px(k1[near])
     inside = ((positions > 5) & (positions < np.asarray(geometry.shape_px) - 5)).all(axis=1)
     return np.column_stack([positions[inside], g[near][inside]])
 
 
 def lattice(
-    cell: Cell, orientation: Floats, run: Run, rng: np.random.Generator, *, n: int = 120, centring: str = "P", noise_px: float = 0.3
+    cell: Cell,
+    orientation: Floats,
+    run: Run,
+    rng: np.random.Generator,
+    *,
+    n: int = 120,
+    centring: str = "P",
+    noise_px: float = 0.3,
+    mosaic_deg: float = 0.25,
 ) -> Floats:
     """(n, 2) positions of n of its spots, the inner ones likelier, with centroid errors."""
     assert run.geometry is not None
-    found = reflections(cell, orientation, run.geometry, centring=centring)
+    found = reflections(cell, orientation, run.geometry, centring=centring, mosaic_deg=mosaic_deg)
     weight = np.exp(-8.0 * (found[:, 2:] ** 2).sum(axis=1))
     chosen = rng.choice(len(found), size=min(n, len(found)), replace=False, p=weight / weight.sum())
     return found[chosen, :2] + noise_px * rng.normal(size=(len(chosen), 2))

@@ -14,10 +14,10 @@ from lattice_spots import about, axes_of, lattice, misfit, outliers, reflections
 from triage.core import Cell, Indexed, IndexingStatus, Run, RunKind, Spots
 from triage.indexing import EmbeddedIndexer, indexer, known_cell
 from triage.indexing.bravais import is_flat
-from triage.indexing.centre import View
+from triage.indexing.centre import View, is_sharp
 from triage.indexing.kernels import log10_tail
 from triage.indexing.known_cell import anywhere
-from triage.indexing.model import Lattice
+from triage.indexing.model import TURNS, Lattice, symmetrised, under
 from triage.indexing.observed import Bools, Observed, with_beam_moved
 from triage.indexing.search import SCOPES, Scope, Trial, chances, settle
 from triage.spots import ICE_RINGS_A
@@ -86,6 +86,149 @@ def test_even_reflections_of_a_face_centred_cell_are_no_smaller_one() -> None:
     indexed = EmbeddedIndexer().index(spots_at(found[chosen, :2], run, rng), run, cells=(cell,))
     assert has(indexed, cell, orientation, "F")
     assert indexed.solutions[0].bravais == "cF"
+
+
+def test_mostly_even_reflections_of_a_centred_cell_are_no_smaller_one() -> None:
+    """Of a known oC cell half of the reflections with h + k even have both even; here six in ten have all three."""
+    rng, run = np.random.default_rng(24), run_of()
+    assert run.geometry is not None
+    orientation, cell = turn(rng), CELLS["oC"]
+    found = reflections(cell, orientation, run.geometry, centring="C")
+    hkl = np.rint(found[:, 2:] @ orientation * cell[:3]).astype(int)
+    even = (hkl % 2 == 0).all(axis=1)
+    chosen = np.concatenate([np.flatnonzero(even)[:60], np.flatnonzero(~even)[:40]])
+    indexed = EmbeddedIndexer().index(spots_at(found[chosen, :2], run, rng), run, cells=(cell,))
+    assert has(indexed, cell, orientation, "C")
+    assert indexed.solutions[0].bravais == "oC"
+
+
+@pytest.mark.parametrize(("axis", "off_deg"), [((0.3, 0.2, 1.0), -4.0), ((0.5, -1.0, 0.3), 4.0)])
+def test_a_known_cell_that_settles_on_wrong_indices_is_found_without_it(
+    monkeypatch: pytest.MonkeyPatch, axis: tuple[float, float, float], off_deg: float
+) -> None:
+    """From four degrees off it explains most spots: the one with the beam moved by 31 px, the other strained by 4 %."""
+    rng, run, cell = np.random.default_rng(52), run_of(), (42.0, 109.0, 140.0, 90.0, 90.0, 90.0)
+    orientation = turn(rng)
+    spots = spots_at(lattice(cell, orientation, run, rng, n=420), run, rng)
+    near = np.linalg.inv(axes_of(cell) @ (about(axis, off_deg) @ orientation).T)
+    monkeypatch.setattr(indexer, "anywhere", lambda _observed, _use, _direct: [near])
+    indexed = EmbeddedIndexer().index(spots, run, cells=(cell,))
+    assert has(indexed, cell, orientation)
+    assert indexed.solutions[0].bravais == "oP"
+    assert indexed.solutions[0].n_indexed > 400
+    assert indexed.beam_shift_px is not None
+    np.testing.assert_allclose(indexed.beam_shift_px, (0.0, 0.0), atol=0.7)
+
+
+@pytest.mark.parametrize(("mosaic_deg", "doubted"), [(0.25, False), (1.0, False), (1.0, True)])
+def test_mosaicity_is_no_reason_to_doubt_a_known_cell(monkeypatch: pytest.MonkeyPatch, mosaic_deg: float, doubted: bool) -> None:
+    """A blunt lattice of nearly all spots is doubted where its cell is another than the one stated (here 1.6 % along c), not else."""
+    tried: list[Scope] = []
+    real = indexer.candidates
+
+    def counted(observed: Observed, use: Bools, scope: Scope) -> list[np.ndarray]:
+        tried.append(scope)
+        return real(observed, use, scope)
+
+    monkeypatch.setattr(indexer, "candidates", counted)
+    rng, run, cell = np.random.default_rng(53), run_of(), CELLS["oP"]
+    orientation = turn(rng)
+    spots = spots_at(lattice(cell, orientation, run, rng, n=150, mosaic_deg=mosaic_deg), run, rng)
+    stated = (46.0, 63.0, 88.0 * (1.016 if doubted else 1.0), 90.0, 90.0, 90.0)
+    found = EmbeddedIndexer()._first(View.of(spots, run), (stated,))
+    assert found is not None
+    assert found.lattice.trial.n > 135
+    assert (found.lattice.trial.spread[1] > 0.006) == (mosaic_deg > 0.5)
+    assert bool(tried) == doubted
+
+
+@pytest.mark.parametrize("odd", [2, 30])
+def test_a_known_cell_is_not_given_up_for_half_of_its_points(odd: int) -> None:
+    """The lattice of every second plane of a known cell explains the other spots with half as many points, and yields to the cell."""
+    rng, run, cell = np.random.default_rng(54), run_of(), CELLS["aP"]
+    assert run.geometry is not None
+    orientation = turn(rng)
+    found = reflections(cell, orientation, run.geometry)
+    h = np.rint(found[:, 2:] @ orientation @ axes_of(cell)[0]).astype(int)
+    chosen = np.concatenate([np.flatnonzero(h % 2 == 0)[:120], np.flatnonzero(h % 2)[:odd]])
+    view = View.of(spots_at(found[chosen, :2], run, rng), run)
+    observed, use = view.observed, view.observed.usable
+    halved = symmetrised(observed, use, settle(observed, use, np.linalg.inv(axes_of(cell) / [[2.0], [1.0], [1.0]] @ orientation.T)), 0.0)
+    assert halved.trial.n > 100
+    other = indexer._Found(view=view, lattice=halved)
+    known = EmbeddedIndexer()._known_or_other(view, None, other, (cell,))
+    assert known is not None
+    volume = abs(np.linalg.det(np.linalg.inv(known.lattice.trial.a))) / abs(np.linalg.det(axes_of(cell)))
+    assert volume == pytest.approx(1.0 if odd > 2 else 0.5, rel=0.02)  # two more spots are no reason for a larger cell
+
+
+@pytest.mark.parametrize("bravais", CELLS)
+def test_a_known_cell_is_recognised_in_a_lattice(bravais: str) -> None:
+    """By its axes among the lattice's vectors, turned, in any basis, a little strained; another cell, and one strained by more, is not."""
+    rng, cell = np.random.default_rng(55), CELLS[bravais]
+    axes, orientation = axes_of(cell), turn(rng)
+    lattice_axes = axes @ orientation.T @ np.diag([1.008, 0.995, 1.003])
+    a, b, c = lattice_axes
+    primitive = {"P": (a, b, c), "C": (a, (a + b) / 2, c), "I": (a, b, (a + b + c) / 2), "R": (a, b, (2 * a + b + c) / 3)}
+    primitive["F"] = ((b + c) / 2, (a + c) / 2, (a + b) / 2)
+    other_basis = np.array([[1, 1, 0], [0, 1, 0], [2, 0, 1]]) @ np.array(primitive[bravais[1]])
+    found = known_cell.axes_like(axes, other_basis, 0.02)
+    assert found is not None
+    strain = np.linalg.svd(np.linalg.inv(axes) @ found, compute_uv=False) - 1.0
+    assert np.abs(strain).max() < 0.01
+    assert np.linalg.det(found) > 0
+    points = found @ np.linalg.inv(other_basis)
+    np.testing.assert_allclose(points, np.rint(points), atol=1e-9)
+    assert known_cell.axes_like(axes * [[1.0], [1.0], [1.04]], other_basis, 0.02) is None
+    assert known_cell.axes_like(axes_of((33.0, 41.0, 57.0, 90.0, 90.0, 90.0)), other_basis, 0.02) is None
+
+
+def test_a_known_cell_holds_what_few_spots_leave_uncertain() -> None:
+    """The axis along the beam: a few inner spots of a mosaic crystal do not tell it, and many do, whatever is stated."""
+    cell, run = CELLS["oP"], run_of()
+    direct, setting = indexer._stated(cell)
+    stray_free, stray_held = [], []
+    for seed in range(12):
+        rng = np.random.default_rng([57, seed])
+        orientation = about(rng.normal(size=3), 4.0)  # c within a few degrees of the beam
+        spots = spots_at(lattice(cell, orientation, run, rng, n=14, mosaic_deg=1.0), run, rng)
+        observed = View.of(spots, run).observed
+        trial = settle(observed, observed.usable, np.linalg.inv(direct @ orientation.T), ways=TURNS)
+        for one, stray in ((dataclasses.replace(setting, stated=None), stray_free), (setting, stray_held)):
+            refined = under(observed, observed.usable, trial, one, 0.0)
+            stray.append(np.abs(np.asarray(refined.setting.cell) / cell - 1.0).max())
+    assert np.mean(stray_held) < 0.75 * np.mean(stray_free)
+    assert max(stray_held) < 0.02
+    rng, orientation, longer = np.random.default_rng(58), turn(np.random.default_rng(58)), (46.0, 63.0, 90.2, 90.0, 90.0, 90.0)
+    indexed = EmbeddedIndexer().index(spots_at(lattice(longer, orientation, run, rng, n=200), run, rng), run, cells=(cell,))
+    np.testing.assert_allclose(indexed.solutions[0].cell, longer, rtol=0.002)
+
+
+@pytest.mark.parametrize("bravais", ["mC", "oC", "oI", "oF", "tI", "hR", "cI", "cF"])
+def test_a_centred_known_cell_holds_its_smaller_lattice(bravais: str) -> None:
+    """With the axes in the order in which they are reported, whatever that of the stated ones."""
+    rng, run, cell = np.random.default_rng(59), run_of(), CELLS[bravais]
+    spots = spots_at(lattice(cell, turn(rng), run, rng, n=100, centring=bravais[1]), run, rng)
+    observed = View.of(spots, run).observed
+    a, b, c = cell[:3]
+    stated = (b, a, c, 90.0, 90.0, 90.0) if bravais[0] == "o" and bravais[1] != "C" else cell
+    found, _ = EmbeddedIndexer()._known(observed, observed.usable, stated)
+    assert found is not None
+    assert found.setting.bravais == bravais
+    assert found.setting.stated == pytest.approx(found.setting.cell, rel=0.01)
+    if bravais[0] != "m":
+        assert found.setting.stated == pytest.approx(cell, rel=1e-6)
+
+
+@pytest.mark.parametrize(("shift_px", "sharp"), [((3.0, -4.0), True), ((4.0, -5.0), False)])
+def test_a_lattice_that_moves_the_beam_far_is_not_sharp(shift_px: tuple[float, float], sharp: bool) -> None:
+    """A fit expects 2 px; more than three times as much is a matter for the search of the beam."""
+    rng, run, cell = np.random.default_rng(60), run_of(), CELLS["oP"]
+    observed = View.of(spots_at(lattice(cell, turn(rng), run, rng), run, rng), run).observed
+    found, _ = EmbeddedIndexer()._known(observed, observed.usable, cell)
+    assert found is not None
+    found.trial.shift_px = np.array(shift_px)
+    assert is_sharp(observed, observed.usable, found) == sharp
 
 
 def test_a_wrong_known_cell_does_no_harm() -> None:
@@ -493,3 +636,19 @@ def test_a_lattice_refined_flat_is_none() -> None:
     assert not EmbeddedIndexer()._is_there(trial, 15.0)
     trial.a[2, 2] = 0.02
     assert EmbeddedIndexer()._is_there(trial, 15.0)
+
+
+def test_a_lattice_that_its_symmetry_makes_flat_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its points fill no space, so that no chance is small enough to tell it from a lattice."""
+    real = indexer.symmetrised
+
+    def flattened(*given: Any) -> Lattice:
+        lattice = real(*given)
+        lattice.trial.a[:, 1] = lattice.trial.a[:, 0] + 1e-9 * lattice.trial.a[:, 1]
+        return lattice
+
+    monkeypatch.setattr(indexer, "symmetrised", flattened)
+    rng, run = np.random.default_rng(56), run_of()
+    observed = View.of(spots_at(lattice(CELLS["oP"], turn(rng), run, rng), run, rng), run).observed
+    bases = indexer.candidates(observed, observed.usable, SCOPES[0])
+    assert EmbeddedIndexer()._unknown(observed, observed.usable, [bases]) is None

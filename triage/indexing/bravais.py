@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gemmi
 import numpy as np
@@ -40,11 +40,17 @@ class Setting:
     """(3, 3): rows are the conventional axes in terms of the primitive ones."""
     cell: Cell
     """Conventional, as the symmetry demands it."""
+    stated: Cell | None = None
+    """The same of a known cell, which refinement is held to."""
 
     @property
     def reciprocal(self) -> Floats:
         """B (3, 3) of the conventional cell."""
         return busing_levy(self.cell)
+
+    def held_to(self, direct: Floats) -> Setting:
+        """The same, of a lattice that is known to have the primitive axes `direct` (3, 3; rows, A), or nearly."""
+        return replace(self, stated=tidy(cell_of(self.change @ direct), self.bravais))
 
     def strains(self) -> Floats:
         """(m, 3, 3): the symmetric strains that the symmetry allows, in the frame of B."""

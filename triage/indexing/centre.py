@@ -31,9 +31,11 @@ _NEAREST_PX = 2.0
 """A move that the fit of any lattice finds by itself."""
 _USUAL_PX, _SHARE_WRONG = 2.0, 1.0 / 12.0
 """How far headers are usually off (standard deviation), and the share of them that are off by BEAM_PX instead (docs/indexing.md)."""
-_SHARP_PX, _SHARP_RAD = 0.5, 0.006
+SHARP_PX, _SHARP_RAD = 0.5, 0.006
 """Spread of a lattice whose centre is not doubted: nine of ten that are right are sharper, and one of three of the others
 (`benchmarks.indexing`, seed 31)."""
+_MOST_SHIFT_PX = 6.0
+"""Of the beam by a sharp lattice's own fit: three standard deviations of what a fit expects."""
 _LEAST_SHARE = 0.3
 """Of the spots, that it explains."""
 _ON_POINT = 0.15
@@ -118,7 +120,8 @@ def _together(spots: Spots, run: Run, geometry: Geometry, before: Sequence[tuple
 def is_sharp(observed: Observed, use: Bools, lattice: Lattice) -> bool:
     """Whether a lattice found with the stated centre explains its spots so closely that the centre is not doubted."""
     trial = lattice.trial
-    blunt = trial.spread[0] > _SHARP_PX or trial.spread[1] > _SHARP_RAD + observed.half_wedge_rad
+    blunt = trial.spread[0] > SHARP_PX or trial.spread[1] > _SHARP_RAD + observed.half_wedge_rad
+    blunt |= np.hypot(*trial.shift_px) > _MOST_SHIFT_PX
     return not blunt and trial.n >= _LEAST_SHARE * use.sum()
 
 

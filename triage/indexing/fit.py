@@ -57,11 +57,11 @@ def shifted(q, per_px, shift_px, result):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def fit(a, shift_px, spread, ways, spots, spin, per_px_A, s, use, rounds):  # type: ignore[no-untyped-def]
+def fit(a, shift_px, spread, held, spots, spin, per_px_A, s, use, rounds):  # type: ignore[no-untyped-def]
     """Fits a (3, 3), the beam's shift (2,) and the spread (px, rad), all in place, to the spots that are in `use` (n,).
 
-    Returns (the spots inside (n,), hkl (n, 3), away (n, 2) in 1/A); nobody is inside where the fit fails. Spots that are not in use are
-    inf away and have no hkl.
+    `held`, what a is changed by, is as `triage.indexing.kernels.step` has it, and changed, too. Returns (the spots inside (n,), hkl (n, 3),
+    away (n, 2) in 1/A); nobody is inside where the fit fails. Spots that are not in use are inf away and have no hkl.
     """
     q, ray, per_px = spots
     n = len(q)
@@ -76,7 +76,7 @@ def fit(a, shift_px, spread, ways, spots, spin, per_px_A, s, use, rounds):  # ty
         belongs(hkl, away, across, along, inside)
         if k == rounds:
             break
-        if not step(a, shift_px, ways, spots, spin, hkl, inside, across, along):
+        if not step(a, shift_px, held, spots, spin, hkl, inside, across, along):
             inside[:] = False
             break
         if k % 2 == 1:

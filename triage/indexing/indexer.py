@@ -11,8 +11,8 @@ import numpy as np
 
 from triage.core import Cell, Indexed, IndexingStatus, Run, Solution, Spots
 from triage.indexing.bravais import Setting, busing_levy, is_flat, settings
-from triage.indexing.centre import LOG10_CENTRES, Move, View, free_centre, is_sharp
-from triage.indexing.known_cell import anywhere, nearby
+from triage.indexing.centre import LOG10_CENTRES, SHARP_PX, Move, View, free_centre, is_sharp
+from triage.indexing.known_cell import anywhere, axes_like, nearby
 from triage.indexing.model import (
     TURNS,
     Lattice,
@@ -62,6 +62,13 @@ _SURE_SPOTS = 50
 """That a sharp lattice must have instead: some with 12 to 26 were sharp by chance (`benchmarks.indexing`, seeds 21, 31 and 33)."""
 _MANY_LEFT = 0.25
 """Of the spots, left over by the lattices found, for a further one of another cell to be sought with every scope."""
+_TWELVE = 12
+"""Parts of a known cell's axes of which those of a lattice with fewer points are whole numbers: halves, thirds, and halves of these."""
+_AGREES, _UNSTRAINED = 0.02, 0.01
+"""Largest strain of a lattice that is of a known cell, and of one that no wrong index has strained: cells of one crystal form, and the
+distances that headers state, differ by about a percent."""
+_MORE_POINTS = 1.5
+"""Of a reciprocal cell's volume over another's, above which the other has points that it leaves out: twice as many at least."""
 _ENOUGH_KNOWN = 0.3
 """Of the spots, that a lattice of a known cell must explain for an unknown one not to be sought as well."""
 
@@ -108,11 +115,12 @@ class EmbeddedIndexer:
         observed, use = view.observed, view.observed.usable
         known, oriented = self._of_cells(observed, cells)
         best = self._recentred(view, known, [a for _, a in oriented], cells, of=[cell for cell, _ in oriented])
-        if best is not None and best.lattice.trial.n >= _ENOUGH_KNOWN * use.sum():
+        if best is not None and _is_certain(best, cells):
             return best
         known_one = best
         bases = candidates(observed, use, SCOPES[0])
-        best = _better(best, self._recentred(view, self._unknown(observed, use, [bases]), bases, cells))
+        other = self._recentred(view, self._unknown(observed, use, [bases]), bases, cells)
+        best = self._known_or_other(view, best, other, cells)
         if best is not None and (best is known_one or _is_enough(best)):
             return best
         places = [view] if best is None or best.view is view else [best.view, view]
@@ -213,9 +221,41 @@ class EmbeddedIndexer:
         best = with_spin(observed, use, smaller, ways=TURNS)
         if is_flat(best.a.T):
             return None
-        same = smaller is lattice.trial  # then its symmetry is the stated cell's: only turned since
-        setting = lattice.setting if same else next(iter(settings(np.linalg.inv(best.a), _EXACT_DEG)))
+        setting = lattice.setting
+        if smaller is not lattice.trial:  # else its symmetry is the stated cell's: only turned since
+            setting = next(iter(settings(np.linalg.inv(best.a), _EXACT_DEG)))
+            if lattice.setting.stated is not None:
+                stated = np.linalg.inv(lattice.setting.change) @ np.linalg.inv(busing_levy(lattice.setting.stated))
+                setting = setting.held_to(np.rint(_TWELVE * np.linalg.inv(best.a) @ lattice.trial.a) / _TWELVE @ stated)
         return under(observed, use, best, setting, lattice.log10_trials)
+
+    def _known_or_other(self, view: View, known: _Found | None, other: _Found | None, cells: Sequence[Cell]) -> _Found | None:
+        """Of a known cell's lattice and one of any cell the one that is less likely to be chance.
+
+        The one of any cell is put under the first of `cells` that it agrees with, where that makes it less likely to be chance, and in
+        any case where that has points which it leaves out: whether these are there has been asked of the known cell. One that agrees
+        with none of them must explain more spots than the known cell's, too: another crystal form is rare.
+        """
+        if other is None:
+            return known
+        for cell in cells:
+            axes = axes_like(_stated(cell)[0], np.linalg.inv(other.lattice.trial.a), _AGREES)
+            if axes is not None:
+                return _better(known, self._under_known(view, other, cell, axes))
+        if known is not None and other.lattice.trial.n <= known.lattice.trial.n:
+            return known
+        return _better(known, other)
+
+    def _under_known(self, view: View, found: _Found, cell: Cell, axes: Floats) -> _Found:
+        """A lattice of any cell whose vectors `axes` (3, 3; rows, A) are those of a known cell, under that cell."""
+        observed, use, lattice = found.view.observed, found.view.observed.usable, found.lattice
+        log10_trials = _log10_trials(observed, use) + (0.0 if found.view is view else LOG10_CENTRES)
+        trial = settle(observed, use, np.linalg.inv(axes), ways=TURNS, like=lattice.trial, rounds=0)
+        known = self._completed(observed, use, under(observed, use, trial, _stated(cell)[1], log10_trials, start=START))
+        if known is None:
+            return found
+        leaves_out = abs(np.linalg.det(lattice.trial.a)) > _MORE_POINTS * abs(np.linalg.det(known.trial.a))
+        return replace(found, lattice=known) if leaves_out or _worth(known) < _worth(lattice) else found
 
     def _unknown(self, observed: Observed, use: Bools, options: Iterable[Sequence[Floats]]) -> Lattice | None:
         """A lattice of any cell, from the first of `options` (matrices A, unfitted) that explain enough."""
@@ -233,15 +273,17 @@ class EmbeddedIndexer:
         best = primitive(observed, use, multiplied(observed, use, best))
         if is_flat(best.a.T):
             return None
-        return symmetrised(observed, use, best, _LOG10_UNKNOWN)
+        lattice = symmetrised(observed, use, best, _LOG10_UNKNOWN)
+        return None if is_flat(lattice.trial.a.T) else lattice
 
     def _next(self, observed: Observed, use: Bools, found: list[Lattice]) -> Lattice | None:
         first = found[0]
+        setting = replace(first.setting, stated=None)  # as refined, which these spots share: header and crystal are the same
         for within_deg in (_SPLIT_DEG, 180.0):
             near = within_deg < 180.0
             options = nearby(observed, use, first.trial.a, within_deg) if near else anywhere(observed, use, np.linalg.inv(first.trial.a))
             log10_trials = _log10_orientations(observed, use, np.deg2rad(within_deg))
-            lattice = _oriented(observed, use, options, first.setting, log10_trials, like=first.trial)
+            lattice = _oriented(observed, use, options, setting, log10_trials, like=first.trial)
             if self._is_there(lattice.trial, log10_trials, further=True):
                 return lattice
         scopes = SCOPES if use.sum() >= _MANY_LEFT * observed.usable.sum() else SCOPES[:1]
@@ -260,7 +302,7 @@ class _Found:
 def _stated(cell: Cell) -> tuple[Floats, Setting]:
     """Direct axes (3, 3; rows, A) of a known cell, and its symmetry: asked for on every frame of a run, and of a moved beam again."""
     direct = np.linalg.inv(busing_levy(cell))
-    return direct, next(iter(settings(direct, _EXACT_DEG)))
+    return direct, next(iter(settings(direct, _EXACT_DEG))).held_to(direct)
 
 
 def _found(view: View, lattice: Lattice | None) -> _Found | None:
@@ -272,6 +314,20 @@ def _is_enough(found: _Found) -> bool:
     observed, n = found.view.observed, found.lattice.trial.n
     use = observed.usable
     return bool(n >= _ENOUGH * use.sum()) or (n >= _SURE_SPOTS and is_sharp(observed, use, found.lattice))
+
+
+def _is_certain(found: _Found, cells: Sequence[Cell]) -> bool:
+    """Whether a known cell's lattice is such that no other cell is sought: sharp, and of many spots or most.
+
+    Or blunt along the ray alone, which mosaicity makes it, of nearly all spots, and of one of `cells` as stated: wrong indices strain it.
+    """
+    observed, lattice = found.view.observed, found.lattice
+    if is_sharp(observed, observed.usable, lattice):
+        return _is_enough(found)
+    if lattice.trial.spread[0] > SHARP_PX or lattice.trial.n < _NEARLY_ALL * observed.usable.sum():
+        return False
+    direct = np.linalg.inv(lattice.trial.a)
+    return any(axes_like(_stated(cell)[0], direct, _UNSTRAINED) is not None for cell in cells)
 
 
 def _of_a_search(lattice: Lattice | None) -> Lattice | None:

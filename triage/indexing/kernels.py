@@ -161,13 +161,15 @@ def belongs(hkl, away, sigma_across, sigma_along, inside):  # type: ignore[no-un
 
 
 @_jit
-def step(a, shift_px, ways, spots, spin, hkl, use, sigma_across, sigma_along):  # type: ignore[no-untyped-def]
+def step(a, shift_px, held, spots, spin, hkl, use, sigma_across, sigma_along):  # type: ignore[no-untyped-def]
     """One round of least squares of a (3, 3) and of the beam's shift (2,), both in place; False if there is no answer.
 
-    a changes by the sum of x_k ways_k a for `ways` (m, 3, 3): rotations, strains, or all nine elements. `spots` are q (n, 3), rays (n, 3)
+    a changes by the sum of x_k ways_k a. `held`: the ways (m, 3, 3), which are rotations, strains, or all nine elements; 1 / sigma^2 (m,)
+    of each x_k, zero for what is free; and what they have come to (m,), which is added to. `spots` are q (n, 3), rays (n, 3)
     and dq/dx (n, 3, 2) in 1/A a pixel. Weights fall off with the misfit as those of Geman & McClure (Bull. Int. Stat. Inst. 52 (1987) 5).
     """
     q, ray, per_px = spots
+    ways, weight, taken = held
     m = len(ways)
     normal, right = np.zeros((m + 2, m + 2)), np.zeros(m + 2)
     column, whitened = np.empty((m + 2, 3)), np.empty((m + 2, 3))
@@ -192,17 +194,20 @@ def step(a, shift_px, ways, spots, spin, hkl, use, sigma_across, sigma_along):  
         for j in range(3):  # what the turn moves across the ray; along it, the whole exposure is as likely
             off[j] += part * (turn[j] - speed * ray[i, j])
         worth = (off[0] ** 2 + off[1] ** 2 + off[2] ** 2 - d * d) * across + d * d * along
-        weight = 1.0 / (1.0 + worth / 6.0) ** 2
+        robust = 1.0 / (1.0 + worth / 6.0) ** 2
         for k in range(m + 2):
             d = column[k, 0] * ray[i, 0] + column[k, 1] * ray[i, 1] + column[k, 2] * ray[i, 2]
             for j in range(3):
-                whitened[k, j] = weight * (across * column[k, j] + (along - across) * d * ray[i, j])
+                whitened[k, j] = robust * (across * column[k, j] + (along - across) * d * ray[i, j])
             right[k] -= whitened[k, 0] * off[0] + whitened[k, 1] * off[1] + whitened[k, 2] * off[2]
         for k in range(m + 2):
             for p in range(k + 1):
                 normal[k, p] += whitened[k, 0] * column[p, 0] + whitened[k, 1] * column[p, 1] + whitened[k, 2] * column[p, 2]
     for k in range(m):
         normal[k, k] = normal[k, k] * (1.0 + 1e-9) + 1e-12
+    for k in range(m):
+        normal[k, k] += weight[k]
+        right[k] -= weight[k] * taken[k]
     for k in range(2):
         normal[m + k, m + k] += 1.0 / _SHIFT_SIGMA_PX**2
         right[m + k] -= shift_px[k] / _SHIFT_SIGMA_PX**2
@@ -211,6 +216,7 @@ def step(a, shift_px, ways, spots, spin, hkl, use, sigma_across, sigma_along):  
     change = np.zeros((3, 3))
     for k in range(m):
         change += right[k] * ways[k]
+        taken[k] += right[k]
     for j in range(3):
         for i in range(3):
             off[i] = a[i, j] + change[i, 0] * a[0, j] + change[i, 1] * a[1, j] + change[i, 2] * a[2, j]

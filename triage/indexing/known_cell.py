@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from itertools import product
 
 import numba
 import numpy as np
@@ -28,6 +29,8 @@ _ORIENTATIONS_APART = 0.8  # in all nine elements of the three vectors, in units
 _MOST_DIRECTIONS = 60_000
 _MOST_TURNS = 40_000
 _LOOKED_AT = 60  # of the worthiest, for each that is wanted
+_NEAR_ORIGIN = np.array(list(product(range(-3, 4), repeat=3)))
+"""Points of a reduced lattice, among which the axes of a cell of up to four times its volume are."""
 _ALIKE = 1e-3  # of an index: a known cell's two-fold
 
 
@@ -183,6 +186,26 @@ def _inequivalent(bases: Floats, apart: float) -> list[Floats]:
     misfit = np.linalg.norm((changes @ bases[None] - bases[:, None]).reshape(len(bases), len(bases), 9), axis=2)
     same = (misfit < apart) & (np.abs(np.rint(np.linalg.det(changes))) == 1)
     return [bases[k] for k in first_of_each(same)]
+
+
+def axes_like(direct: Floats, lattice: Floats, within: float) -> Floats | None:
+    """Vectors (3, 3; rows, A) of the lattice with the primitive vectors `lattice` that are `direct` but for a rotation and a strain.
+
+    None where all strain it by more than `within`, along some direction. The vectors may leave points out, as those of a centred cell do
+    (one in four at least is there).
+    """
+    points = _NEAR_ORIGIN @ (niggli(lattice) @ lattice)
+    to_reduced = niggli(direct)
+    wanted = to_reduced @ direct
+    lengths = np.linalg.norm(points, axis=1)
+    likely = [np.flatnonzero(np.abs(lengths / length - 1.0) < within) for length in np.linalg.norm(wanted, axis=1)]
+    found = points[np.stack(np.meshgrid(*likely, indexing="ij"), axis=-1).reshape(-1, 3)]  # (k, 3, 3)
+    stretches = np.linalg.svd(np.linalg.inv(wanted) @ found, compute_uv=False)
+    strains = np.abs(stretches - 1.0).max(axis=1)
+    if not len(strains) or strains.min() > within:
+        return None
+    best = found[int(strains.argmin())]
+    return np.asarray(np.linalg.inv(to_reduced) @ best * np.sign(np.linalg.det(best)))  # a lattice has the opposite of each vector
 
 
 def _turns_over(direct: Floats) -> bool:

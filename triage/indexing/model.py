@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from triage.indexing.bravais import Setting, cell_of, settings, tidy
+from triage.indexing.bravais import Integers, Setting, busing_levy, cell_of, settings, tidy
 from triage.indexing.fit import DOMAIN_PER_A
 from triage.indexing.observed import Bools, Floats, Observed, rotations
-from triage.indexing.search import ALL_NINE, START, TIGHT, Trial, settle
+from triage.indexing.search import ALL_NINE, START, TIGHT, Held, Trial, settle
 from triage.indexing.significance import chance_of_more
 
 _ON_SUBLATTICE = 0.65
 """Share of the spots on every second or third plane, above which that lattice is tried: half of them are there by chance."""
 _ALL_EVEN = 0.5
 """Share of the spots with all indices even (by chance 1/8), above which the odd ones are half the wavelength's."""
-_ALL_ODD = 0.5
-"""Share of the other spots with all indices odd (by chance 1/7), above which they are a face-centred lattice's own."""
+_ON_ONE_PLANE = 0.9
+"""Share of the other spots on one and the same set of every second planes, above which they are a centred lattice's own: of half the
+wavelength's 3/7 are (0.72 of 64 was the most, and 1 of every centred one's: `benchmarks.indexing`, seeds 21, 31, 33 and 53)."""
 _LOG10_NEEDED = -3.0
 """Chance of the spots on points between a lattice's own, below which the larger cell is taken."""
 _FEW = 2
@@ -46,6 +47,9 @@ _MOST_STRAIN, _MOST_GROWTH, _MOST_MISFIT_PX = 0.02, 0.45, 0.9
 (strains of 0.7 to 1.6 %, a misfit larger by 15 to 40 %, or 0.8 px in all; benchmarks/indexed_real.py). A false symmetry costs pixels."""
 _LEAST_KEPT = 0.9
 """Of the spots of the triclinic lattice, which a symmetry must keep."""
+_CELL_SIGMA = 0.01
+"""Strain (standard deviation) of a crystal against a known cell: cells of one crystal form, and the distances that headers state, differ by
+about a percent."""
 _WORST = 9.0  # squared standard deviations at which one spot's misfit is cut
 
 
@@ -98,8 +102,8 @@ def _smaller(observed: Observed, use: Bools, trial: Trial, ways: Floats) -> Tria
     hkl = np.rint(trial.hkl[trial.inside]).astype(np.int64)
     if len(hkl) == 0:
         return None
-    even, odd = (hkl % 2 == 0).all(axis=1), (hkl % 2 == 1).all(axis=1)
-    if even.mean() >= _ALL_EVEN and odd.sum() <= _ALL_ODD * (~even).sum():
+    even = (hkl % 2 == 0).all(axis=1)
+    if even.mean() >= _ALL_EVEN and not _on_one_plane(hkl[~even]):
         return settle(observed, use, 2.0 * trial.a, ways=ways, like=trial, rounds=4)
     for prime, c in _CLASSES:
         if ((hkl @ c) % prime == 0).mean() < _ON_SUBLATTICE:
@@ -109,6 +113,11 @@ def _smaller(observed: Observed, use: Bools, trial: Trial, ways: Floats) -> Tria
         if smaller.n and (few or chance_of_more(observed, use & ~claimed(observed, smaller), trial, smaller) > _LOG10_NEEDED):
             return smaller
     return None
+
+
+def _on_one_plane(hkl: Integers) -> bool:
+    """Whether nearly all indices (n, 3) are on every second plane in one direction, as a centred lattice's are; of no indices, not."""
+    return len(hkl) > 0 and max(float(((hkl @ c) % 2 == 0).mean()) for prime, c in _CLASSES if prime == 2) >= _ON_ONE_PLANE
 
 
 def claimed(observed: Observed, trial: Trial) -> Bools:
@@ -197,16 +206,29 @@ def symmetrised(observed: Observed, use: Bools, trial: Trial, log10_trials: floa
 def under(
     observed: Observed, use: Bools, trial: Trial, setting: Setting, log10_trials: float, *, start: tuple[float, float] | None = None
 ) -> Lattice:
-    """`trial` with the symmetry of `setting`, refined in orientation and in what it leaves free of the cell."""
+    """`trial` with the symmetry of `setting`, refined in orientation and in what it leaves free of the cell, held to a known one."""
     conventional = np.linalg.inv(setting.change @ np.linalg.inv(trial.a))
     u = nearest_rotation(conventional @ np.linalg.inv(setting.reciprocal))
     a = _to_primitive(u @ setting.reciprocal, setting)
     strains = np.einsum("ij,mjk,lk->mil", u, setting.strains(), u)
-    refined = settle(observed, use, a, ways=np.concatenate([TURNS, strains]), like=trial, rounds=4, start=start)
+    ways = Held(np.concatenate([TURNS, strains]), *_held(setting))
+    refined = settle(observed, use, a, ways=ways, like=trial, rounds=4, start=start)
     if refined.n == 0:
         refined = trial
     direct = setting.change @ np.linalg.inv(refined.a)
     return Lattice(trial=refined, setting=_restated(setting, direct), log10_trials=log10_trials)
+
+
+def _held(setting: Setting) -> tuple[Floats, Floats]:
+    """How firmly a known cell holds three turns and the strains of its symmetry, 1 / sigma^2 (m,), and how far each has gone (m,)."""
+    ways = setting.strains()
+    firmness, taken = np.zeros(3 + len(ways)), np.zeros(3 + len(ways))
+    if setting.stated is not None:
+        strain = setting.reciprocal @ np.linalg.inv(busing_levy(setting.stated)) - np.eye(3)
+        squares = (ways**2).sum(axis=(1, 2))
+        firmness[3:] = squares / _CELL_SIGMA**2
+        taken[3:] = (ways * (strain + strain.T) / 2.0).sum(axis=(1, 2)) / squares
+    return firmness, taken
 
 
 def _to_primitive(conventional: Floats, setting: Setting) -> Floats:
@@ -215,7 +237,7 @@ def _to_primitive(conventional: Floats, setting: Setting) -> Floats:
 
 def _restated(setting: Setting, direct: Floats) -> Setting:
     """The same symmetry with the cell of these conventional axes (3, 3; rows)."""
-    return Setting(bravais=setting.bravais, change=setting.change, cell=tidy(cell_of(direct), setting.bravais))
+    return replace(setting, cell=tidy(cell_of(direct), setting.bravais))
 
 
 def _is_allowed(observed: Observed, free: Trial, lattice: Lattice) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -23,6 +24,17 @@ _STEP = 0.25  # of the grid across the beam, in units of 1 / s_c (triage.lattice
 _MOST_PLANES = 41
 _PEAKS, _SHORT_PEAKS, _VECTORS, _BASES = 70, 30, 30, 24
 _SHORT = 3  # of the grid's reach: of a small cell among other lattices the short vectors stand out, the long ones not
+
+
+class Held(NamedTuple):
+    """What a lattice is refined by, and how firmly it is held to what was known of it."""
+
+    ways: Floats
+    """(m, 3, 3): A changes by the sum of x_k ways_k A."""
+    per_sigma2: Floats
+    """(m,): 1 / sigma^2 of each x_k, zero for what is free."""
+    taken: Floats
+    """(m,): how far each has gone; refining adds to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +88,7 @@ def settle(
     use: Bools,
     a: Floats,
     *,
-    ways: Floats = ALL_NINE,
+    ways: Floats | Held = ALL_NINE,
     rounds: int = 6,
     like: Trial | None = None,
     start: tuple[float, float] | None = None,
@@ -92,7 +104,8 @@ def settle(
         spread = like.spread.copy()
     if spin is None:
         spin = np.zeros(3) if like is None else like.spin
-    inside, hkl, away = fit(a, shift, spread, ways, observed.measured, spin, observed.per_px_A, observed.s, use, rounds)
+    held = ways if isinstance(ways, Held) else Held(ways, np.zeros(len(ways)), np.zeros(len(ways)))
+    inside, hkl, away = fit(a, shift, spread, held, observed.measured, spin, observed.per_px_A, observed.s, use, rounds)
     trial = Trial(a=a, shift_px=shift, spin=spin, spread=spread, inside=inside, hkl=hkl, away=away, log10_chance=0.0)
     trial.log10_chance = chance(observed, use, trial)
     return trial
@@ -113,11 +126,12 @@ def chances(observed: Observed, which: npt.NDArray[np.intp], q: Floats, ray: Flo
 def _chances(spots, per_px_A, s, starts, spread, ways, rounds):  # type: ignore[no-untyped-def]
     """As `chances`, of spots that are all in use: q and rays (m, n, 3) and dq/dx (n, 3, 2); s (m, n) in 1/A."""
     (q, ray, per_px), (number, n) = spots, s.shape
-    found = np.zeros(number)
+    found, free = np.zeros(number), np.zeros(len(ways))
     use = np.ones(n, dtype=np.bool_)
     for m in range(number):
         a, shift, here = starts[m].copy(), np.zeros(2), spread.copy()
-        inside, _, _ = fit(a, shift, here, ways, Measured(q[m], ray[m], per_px), np.zeros(3), per_px_A, s[m], use, rounds)
+        held, measured = Held(ways, free, np.zeros(len(ways))), Measured(q[m], ray[m], per_px)
+        inside, _, _ = fit(a, shift, here, held, measured, np.zeros(3), per_px_A, s[m], use, rounds)
         k = inside.sum()
         if k > 0:
             found[m] = log10_chance(k, n, on_a_point(a, here, per_px_A, s[m], use))
