@@ -111,4 +111,5 @@ def trees_of(saved: dict[str, Any]) -> dict[str, Trees]:
 
 
 def _unpacked(forest: dict[str, Any]) -> Forest:
-    return Forest(**{name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in forest.items()})
+    unpacked: dict[str, Any] = {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in forest.items()}
+    return Forest(**unpacked)
