@@ -262,15 +262,30 @@ class Calibration:
     lattices: float = 1.0
     kind: float = 1.0
     ice: float = 1.0
+    none: float = 1.0
+    """Of the log-odds of no lattice, after the others."""
     lattices_trees: float = 0.0
     kind_trees: float = 0.0
     ice_trees: float = 0.0
+    none_trees: float = 0.0
+
+
+def log_odds_of_none(lattices: Tensor) -> Tensor:
+    """(B,) of no lattice against any, from logits (B, 4)."""
+    return lattices[:, 0] - torch.logsumexp(lattices[:, 1:], dim=1)
+
+
+def with_log_odds_of_none(lattices: Tensor, log_odds: Tensor) -> Tensor:
+    """Logits (B, 4) with these log-odds (B,) of no lattice; how many there are, where there are some, is as before."""
+    first = log_odds + torch.logsumexp(lattices[:, 1:], dim=1)
+    return torch.cat([first.unsqueeze(1), lattices[:, 1:]], dim=1)
 
 
 class Calibrated(nn.Module):
     """The network as it is released, with boosted trees beside it where there are any: calibrated probabilities leave it.
 
-    `trees`: of `lattices`, `kind` and `ice`; each takes features (B, F) and gives logits (B, 4), (B, 4) and (B, 1).
+    `trees`: of `lattices`, `kind`, `ice` and `none`; each takes features (B, F) and gives logits (B, 4), (B, 4), (B, 1) and (B, 1). Those
+    of `none` know only whether there is a lattice, and know it better.
     """
 
     def __init__(self, network: Network, calibration: Calibration, trees: Mapping[str, nn.Module] | None = None) -> None:
@@ -285,6 +300,9 @@ class Calibrated(nn.Module):
         lattices, kind, ice = logits.lattices / c.lattices, logits.kind / c.kind, logits.ice / c.ice
         if "lattices" in self.trees:
             lattices = lattices + c.lattices_trees * self.trees["lattices"](features)
+        if "none" in self.trees:
+            none = log_odds_of_none(lattices) / c.none + c.none_trees * self.trees["none"](features)[:, 0]
+            lattices = with_log_odds_of_none(lattices, none)
         if "kind" in self.trees:
             kind = kind + c.kind_trees * self.trees["kind"](features)
         if "ice" in self.trees:

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from sklearn.ensemble import HistGradientBoostingClassifier  # noqa: E402
 
 from models.export import export  # noqa: E402
-from models.network import Calibrated, Calibration, Network, NetworkSize  # noqa: E402
+from models.network import Calibrated, Calibration, Network, NetworkSize, log_odds_of_none, with_log_odds_of_none  # noqa: E402
 from models.trees import Trees, forest_of  # noqa: E402
 from training.boosting import HEADS, fit_trees, joined, trees_of  # noqa: E402
 from training.dataset import LABEL_TYPE, Arrays  # noqa: E402
@@ -87,6 +87,7 @@ def test_every_head_gets_trees_that_know_their_classes() -> None:
     assert (said["lattices"].argmax(axis=1) == truth).mean() > 0.95
     assert (said["kind"][none].argmax(axis=1) == data.labels["kind"][none]).mean() > 0.95
     assert ((said["ice"][:, 0] > 0) == data.labels["ice_rings"]).mean() > 0.95
+    assert ((said["none"][:, 0] > 0) == none).mean() > 0.95
 
 
 def test_joined_trees_say_the_weighted_mean() -> None:
@@ -99,12 +100,12 @@ def test_joined_trees_say_the_weighted_mean() -> None:
         one, other, both = ({head: forest(x) for head, forest in trees_of(its).items()} for its in (before, new, joined(before, new, 0.3)))
     assert set(both) == set(HEADS)
     assert torch.equal(both["kind"], one["kind"])
-    for head in ("lattices", "ice"):
+    for head in ("lattices", "ice", "none"):
         assert torch.allclose(both[head], 0.3 * one[head] + 0.7 * other[head], atol=1e-5)
 
 
 def test_a_head_without_all_its_classes_has_no_trees(caplog: pytest.LogCaptureFixture) -> None:
-    assert set(fit_trees(arrays(600, spoilt=False, without_salt=True), TreesSettings(rounds=2), seed=1)) == {"lattices", "ice"}
+    assert set(fit_trees(arrays(600, spoilt=False, without_salt=True), TreesSettings(rounds=2), seed=1)) == {"lattices", "ice", "none"}
     assert "no trees for kind" in caplog.text
 
 
@@ -138,11 +139,32 @@ def test_calibration_weighs_what_is_worth_most() -> None:
     assert found.lattices_trees == pytest.approx(1.0, abs=0.1)
 
 
+def test_trees_that_know_only_whether_there_is_a_lattice_say_so_and_no_more() -> None:
+    """Among frames with lattices their number is as likely as before; calibration weighs the two by what they know of none."""
+    generator = torch.Generator().manual_seed(4)
+    z = torch.randn(6000, 4, generator=generator) * 2.0
+    log_odds = log_odds_of_none(z)
+    assert torch.allclose(torch.softmax(z, dim=1)[:, 0], torch.sigmoid(log_odds), atol=1e-6)
+    moved = torch.softmax(with_log_odds_of_none(z, log_odds + 1.0), dim=1)
+    assert torch.allclose(moved[:, 0], torch.sigmoid(log_odds + 1.0), atol=1e-6)
+    before = torch.softmax(z, dim=1)[:, 1:]
+    assert torch.allclose(moved[:, 1:] / moved[:, 1:].sum(dim=1, keepdim=True), before / before.sum(dim=1, keepdim=True), atol=1e-5)
+
+    drawn = torch.distributions.Categorical(logits=z).sample()
+    truth = {"lattices": drawn, "kind": torch.full((6000,), -1), "ice": torch.zeros(6000), "s_max": torch.ones(6000)}
+    empty, noise = torch.zeros(6000), torch.randn(6000, 1, generator=generator)
+    found = calibrate(Outputs(z, z, empty, empty, truth, {"none": noise}))
+    assert (found.none, found.none_trees) == (pytest.approx(1.0, rel=0.1), pytest.approx(0.0, abs=0.05))
+    guessed = torch.cat([noise, z[:, 1:]], dim=1)  # knows nothing of none
+    found = calibrate(Outputs(guessed, z, empty, empty, truth, {"none": log_odds[:, None]}))
+    assert found.none_trees == pytest.approx(1.0, abs=0.15)
+
+
 def test_onnx_runtime_says_the_same_with_trees_beside_the_network(tmp_path: Path) -> None:
     torch.manual_seed(1)
     data = arrays(800)
     network = Network(NetworkSize(trunk=(8, 16), crop=(4, 8, 8), hidden=16))
-    calibration = Calibration(lattices=5.0, kind=5.0, ice=5.0, lattices_trees=0.8, kind_trees=0.7, ice_trees=0.9)
+    calibration = Calibration(lattices=5.0, kind=5.0, ice=5.0, none=1.5, lattices_trees=0.8, kind_trees=0.7, ice_trees=0.9, none_trees=0.6)
     model = Calibrated(network, calibration, trees_of(fit_trees(data, TreesSettings(rounds=10), seed=1))).eval()
     metadata = ModelMetadata(name="t", version="0", preprocess=Preprocess(), base_rates=(0.25, 0.25, 0.25, 0.25), provenance={})
     assert export(model, metadata, tmp_path / "t.onnx") < 1e-4

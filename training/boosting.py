@@ -17,8 +17,10 @@ from training.settings import TreesSettings
 from triage.core import NON_DIFFRACTION_KINDS
 
 LOG = logging.getLogger(__name__)
-HEADS = {"lattices": 4, "kind": len(NON_DIFFRACTION_KINDS), "ice": 1}
-"""What trees are fitted to, and the number of their logits."""
+HEADS = {"lattices": 4, "kind": len(NON_DIFFRACTION_KINDS), "ice": 1, "none": 1}
+"""What trees are fitted to, and the number of their logits; `none`: whether there is no lattice, and nothing else."""
+_OF_NONE = {"learning_rate": 0.08, "max_leaf_nodes": 31, "max_depth": None, "l2_regularization": 0.0}
+"""In place of the settings: scikit-learn's own, slower by a little, and better at this (docs/decisions/0026)."""
 
 
 Labelled = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]
@@ -37,22 +39,23 @@ def fit_trees(arrays: Arrays, trees: TreesSettings, seed: int, labelled: Labelle
         features, labels = np.concatenate([features, labelled[0]]), np.concatenate([labels, labelled[1]])
         weights = np.concatenate([weights, np.full(len(labelled[1]), each)])
     kinds, ice = labels["kind"].astype(int), labels["ice_rings"].astype(int)
-    truths = {"lattices": np.minimum(labels["n_lattices"].astype(int), 3), "kind": kinds, "ice": ice}
+    number = labels["n_lattices"].astype(int)
+    truths = {"lattices": np.minimum(number, 3), "kind": kinds, "ice": ice, "none": np.where(number < 0, -1, number == 0)}
     fitted: dict[str, Any] = {}
     for head, outputs in HEADS.items():
         chosen = truths[head] >= 0
         if len(np.unique(truths[head][chosen])) < max(outputs, 2):
             LOG.warning("no trees for %s: the frames lack some of its classes", head)
             continue
-        model = HistGradientBoostingClassifier(
-            max_iter=trees.rounds,
-            learning_rate=trees.learning_rate,
-            max_leaf_nodes=trees.leaves,
-            max_depth=trees.depth,
-            l2_regularization=trees.l2,
-            early_stopping=False,
-            random_state=seed,
-        ).fit(features[chosen], truths[head][chosen], sample_weight=weights[chosen])
+        shape = {
+            "learning_rate": trees.learning_rate,
+            "max_leaf_nodes": trees.leaves,
+            "max_depth": trees.depth,
+            "l2_regularization": trees.l2,
+            **(_OF_NONE if head == "none" else {}),
+        }
+        model = HistGradientBoostingClassifier(max_iter=trees.rounds, early_stopping=False, random_state=seed, **shape)
+        model.fit(features[chosen], truths[head][chosen], sample_weight=weights[chosen])
         LOG.info("trees for %s are grown", head)
         fitted[head] = packed(_forest(model))
     return fitted

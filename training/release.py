@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from models.export import ExportError, export
-from models.network import Calibrated, Calibration, Network
+from models.network import Calibrated, Calibration, Network, log_odds_of_none
 from models.resnet import HalfResNet18
 from models.trees import Trees
 from training.boosting import trees_of
@@ -46,7 +46,7 @@ class Outputs:
     log_s: Tensor
     truth: dict[str, Tensor]
     trees: dict[str, Tensor] = field(default_factory=dict)
-    """Of `lattices`, `kind` and `ice`, where there are trees: their logits."""
+    """Of `lattices`, `kind`, `ice` and `none`, where there are trees: their logits."""
 
 
 def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
@@ -97,9 +97,23 @@ def calibrate(outputs: Outputs) -> Calibration:
     trees = outputs.trees
     beside = {"kind": trees["kind"][known] if "kind" in trees else None, "ice": trees["ice"][:, 0] if "ice" in trees else None}
     lattices = _blend(outputs.lattices, trees.get("lattices"), lambda x: entropy(x, outputs.truth["lattices"]))
+    none = (1.0, 0.0)
+    if "none" in trees:
+        said = outputs.lattices / lattices[0] + (lattices[1] * trees["lattices"] if "lattices" in trees else 0.0)
+        empty = (outputs.truth["lattices"] == 0).float()
+        none = _blend(log_odds_of_none(said), trees["none"][:, 0], lambda x: binary(x, empty))
     kind = _blend(outputs.kind[known], beside["kind"], lambda x: entropy(x, kinds[known])) if known.any() else (1.0, 0.0)
     ice = _blend(outputs.ice, beside["ice"], lambda x: binary(x, outputs.truth["ice"]))
-    return Calibration(lattices=lattices[0], kind=kind[0], ice=ice[0], lattices_trees=lattices[1], kind_trees=kind[1], ice_trees=ice[1])
+    return Calibration(
+        lattices=lattices[0],
+        kind=kind[0],
+        ice=ice[0],
+        none=none[0],
+        lattices_trees=lattices[1],
+        kind_trees=kind[1],
+        ice_trees=ice[1],
+        none_trees=none[1],
+    )
 
 
 def _blend(network: Tensor, trees: Tensor | None, loss: Callable[[Tensor], Tensor]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.network import Calibration
+from models.network import Calibration, log_odds_of_none, with_log_odds_of_none
 from training.dataset import load
 from training.evaluation.frozen import Predictions
 from training.evaluation.report import measured
@@ -60,6 +60,9 @@ def predictions_of(outputs: Outputs) -> Predictions:
 
 def _blended(outputs: Outputs, chosen: Calibration, head: str) -> Tensor:
     logits: Tensor = getattr(outputs, head) / getattr(chosen, head)
-    if head not in outputs.trees:
-        return logits
-    return logits + getattr(chosen, f"{head}_trees") * outputs.trees[head].reshape(logits.shape)
+    if head in outputs.trees:
+        logits = logits + getattr(chosen, f"{head}_trees") * outputs.trees[head].reshape(logits.shape)
+    if head == "lattices" and "none" in outputs.trees:
+        none = log_odds_of_none(logits) / chosen.none + chosen.none_trees * outputs.trees["none"][:, 0]
+        logits = with_log_odds_of_none(logits, none)
+    return logits
