@@ -50,15 +50,16 @@ def test_the_unfolded_network_says_what_the_file_says(frames: tuple[Path, dict[s
         logits = network(*(torch.from_numpy(array) for array in arrays.values()))
     said = said_by_the_file(arrays)
     assert torch.exp(logits.log_s).numpy() == pytest.approx(said["s"], rel=1e-4)
-    # Between a network's logits and the file's probabilities lie a temperature and, of the trees beside it, a weighted sum of their own.
-    said_logits = {"ice": np.log(said["ice"] / (1 - said["ice"])), "lattices": np.log(said["lattices"][:, 1] / said["lattices"][:, 0])}
-    ours = {"ice": logits.ice.numpy(), "lattices": (logits.lattices[:, 1] - logits.lattices[:, 0]).numpy()}
+    # Between a network's logits and the file's probabilities lie a temperature and, of the trees beside it, a weighted sum of their own;
+    # whether there is a lattice is told by others as well.
+    said_logits = {"ice": np.log(said["ice"] / (1 - said["ice"])), "lattices": np.log(said["lattices"][:, 2] / said["lattices"][:, 1])}
+    ours = {"ice": logits.ice.numpy(), "lattices": (logits.lattices[:, 2] - logits.lattices[:, 1]).numpy()}
     other = {**arrays, "image": np.roll(arrays["image"], 1, axis=0), "crops": np.roll(arrays["crops"], 1, axis=0)}  # the trees see neither
     with torch.inference_mode():
         moved = network(*(torch.from_numpy(array) for array in other.values()))
-    moved_logits = {"ice": moved.ice.numpy(), "lattices": (moved.lattices[:, 1] - moved.lattices[:, 0]).numpy()}
+    moved_logits = {"ice": moved.ice.numpy(), "lattices": (moved.lattices[:, 2] - moved.lattices[:, 1]).numpy()}
     again = said_by_the_file(other)
-    again_logits = {"ice": np.log(again["ice"] / (1 - again["ice"])), "lattices": np.log(again["lattices"][:, 1] / again["lattices"][:, 0])}
+    again_logits = {"ice": np.log(again["ice"] / (1 - again["ice"])), "lattices": np.log(again["lattices"][:, 2] / again["lattices"][:, 1])}
     for head in ("ice", "lattices"):
         change, theirs = ours[head] - moved_logits[head], said_logits[head] - again_logits[head]
         clear = np.abs(theirs) > 0.02
