@@ -273,6 +273,34 @@ def test_the_memory_is_bounded() -> None:
     assert tracker._start == []
 
 
+class Weighing(DecayTracker):
+    """Keeps the frames at which the probability was said anew."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.at: list[int] = []
+
+    def _weigh(self, features: np.ndarray | None, frame: int) -> None:
+        super()._weigh(features, frame)
+        if features is not None:
+            self.at.append(frame)
+
+
+def test_a_young_rotation_is_looked_at_twice_as_often() -> None:
+    """By blocks of five frames, and others that begin two frames later; after a hundred by the first ones alone. Stills have one row."""
+    tracker = Weighing(a_run())
+    judged(Crystal().frames(np.random.default_rng(1), 140, lambda i: 0.0, lambda i: 1.0), tracker=tracker)
+    assert tracker._reference is not None
+    assert tracker._reference.window == 5
+    young, old = [frame for frame in tracker.at if frame < 100], [frame for frame in tracker.at if frame >= 100]
+    assert young == sorted([*range(14, 100, 5), *range(16, 100, 5)])
+    assert old == list(range(104, 140, 5))
+    stills = Weighing(a_run(RunKind.STILLS))
+    judged(Crystal(persistence=1.0).frames(np.random.default_rng(1), 40, lambda i: 0.0, lambda i: 1.0), tracker=stills)
+    assert stills._reference is not None
+    assert set(np.diff(stills.at)) == {stills._reference.window}
+
+
 def test_stills_are_known_by_their_repeating_spots_and_judged_more_closely() -> None:
     """The same reflections again and again: their sum tells what new ones, of random intensities, cannot."""
     same, new = (course(Crystal(persistence=share), 5, n_frames=30)[-1] for share in (1.0, 0.0))
