@@ -281,6 +281,11 @@ def with_log_odds_of_none(lattices: Tensor, log_odds: Tensor) -> Tensor:
     return torch.cat([first.unsqueeze(1), lattices[:, 1:]], dim=1)
 
 
+def joined_by_none(lattices: Tensor, trees: Tensor, chosen: Calibration) -> Tensor:
+    """Logits (B, 4) with the word of the trees (B, 1) that know only whether there is a lattice."""
+    return with_log_odds_of_none(lattices, log_odds_of_none(lattices) / chosen.none + chosen.none_trees * trees[:, 0])
+
+
 class Calibrated(nn.Module):
     """The network as it is released, with boosted trees beside it where there are any: calibrated probabilities leave it.
 
@@ -301,8 +306,7 @@ class Calibrated(nn.Module):
         if "lattices" in self.trees:
             lattices = lattices + c.lattices_trees * self.trees["lattices"](features)
         if "none" in self.trees:
-            none = log_odds_of_none(lattices) / c.none + c.none_trees * self.trees["none"](features)[:, 0]
-            lattices = with_log_odds_of_none(lattices, none)
+            lattices = joined_by_none(lattices, self.trees["none"](features), c)
         if "kind" in self.trees:
             kind = kind + c.kind_trees * self.trees["kind"](features)
         if "ice" in self.trees:

@@ -120,9 +120,8 @@ def test_a_known_cell_that_settles_on_wrong_indices_is_found_without_it(
     np.testing.assert_allclose(indexed.beam_shift_px, (0.0, 0.0), atol=0.7)
 
 
-@pytest.mark.parametrize(("mosaic_deg", "doubted"), [(0.25, False), (1.0, False), (1.0, True)])
-def test_mosaicity_is_no_reason_to_doubt_a_known_cell(monkeypatch: pytest.MonkeyPatch, mosaic_deg: float, doubted: bool) -> None:
-    """A blunt lattice of nearly all spots is doubted where its cell is another than the one stated (here 1.6 % along c), not else."""
+def scopes_tried(monkeypatch: pytest.MonkeyPatch) -> list[Scope]:
+    """The scopes in which an unknown cell is sought, as they are."""
     tried: list[Scope] = []
     real = indexer.candidates
 
@@ -131,6 +130,13 @@ def test_mosaicity_is_no_reason_to_doubt_a_known_cell(monkeypatch: pytest.Monkey
         return real(observed, use, scope)
 
     monkeypatch.setattr(indexer, "candidates", counted)
+    return tried
+
+
+@pytest.mark.parametrize(("mosaic_deg", "doubted"), [(0.25, False), (1.0, False), (1.0, True)])
+def test_mosaicity_is_no_reason_to_doubt_a_known_cell(monkeypatch: pytest.MonkeyPatch, mosaic_deg: float, doubted: bool) -> None:
+    """A blunt lattice of nearly all spots is doubted where its cell is another than the one stated (here 1.6 % along c), not else."""
+    tried = scopes_tried(monkeypatch)
     rng, run, cell = np.random.default_rng(53), run_of(), CELLS["oP"]
     orientation = turn(rng)
     spots = spots_at(lattice(cell, orientation, run, rng, n=150, mosaic_deg=mosaic_deg), run, rng)
@@ -351,14 +357,7 @@ def test_three_lattices_one_of_another_cell() -> None:
 
 def test_a_sharp_first_lattice_ends_the_search_of_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two lattices none explains six spots in ten; wider scopes are tried only where what was found is not sharp, or nothing was."""
-    tried: list[Scope] = []
-    real = indexer.candidates
-
-    def counted(observed: Observed, use: Bools, scope: Scope) -> list[np.ndarray]:
-        tried.append(scope)
-        return real(observed, use, scope)
-
-    monkeypatch.setattr(indexer, "candidates", counted)
+    tried = scopes_tried(monkeypatch)
     rng, run = np.random.default_rng(37), run_of()
     one, other = (lattice(CELLS["oP"], turn(rng), run, rng, n=n) for n in (120, 100))
     both = View.of(spots_at(np.vstack([one, other, outliers(run, rng, 20)]), run, rng), run)

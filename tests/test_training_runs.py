@@ -32,8 +32,9 @@ from training.regrow import regrow  # noqa: E402
 from training.release import load_network, load_trees  # noqa: E402
 from training.settings import TrainSettings  # noqa: E402
 from training.sweep import planned, sweep  # noqa: E402
-from training.train import simulate_until, train  # noqa: E402
+from training.train import mean_weights, simulate_until, train  # noqa: E402
 from triage.compose import compose_settings  # noqa: E402
+from triage.preprocess import Preprocess  # noqa: E402
 from triage.refusal import ConfigError  # noqa: E402
 
 MIB = 2**20
@@ -250,3 +251,33 @@ def test_regrown_trees_stand_beside_a_network_that_stays(debug_run: Path, tmp_pa
     assert set(load_trees(tmp_path / "network.pt")) == set(after["trees"])
     assert report["data_of_network"] == before["report"]["data"]
     assert json.loads((tmp_path / "report.json").read_text())["measured"] == report["measured"]
+
+
+@pytest.mark.slow
+def test_two_generations_share_in_what_is_kept(debug_run: Path, tmp_path: Path) -> None:
+    """Of trees grown anew on the same frames the mean with themselves, and of weights the stated mean."""
+    network = debug_run / "run" / "network.pt"
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    regrow(network, debug_run / "data", alone, seed=3)
+    report = regrow(network, debug_run / "data", both, seed=3, share_before=0.25)
+    assert report["trees_before"]["share"] == 0.25
+    own, new, mean = (load_trees(path) for path in (network, alone / "network.pt", both / "network.pt"))
+    x = torch.randn(30, Preprocess().n_features)
+    with torch.inference_mode():
+        for head in own:
+            assert torch.allclose(mean[head](x), 0.25 * own[head](x) + 0.75 * new[head](x), atol=1e-5)
+    weights = torch.load(network, weights_only=True)["weights"]
+    doubled = {name: 2 * value for name, value in weights.items()}
+    shared = mean_weights(doubled, weights, 0.25)
+    assert all(torch.allclose(shared[name], 1.25 * value) for name, value in weights.items() if value.is_floating_point())
+    assert all(torch.equal(shared[name], value) for name, value in weights.items() if not value.is_floating_point())
+
+
+def test_a_share_of_nothing_is_refused_before_anything_is_simulated(tmp_path: Path) -> None:
+    other = tmp_path / "network.pt"
+    torch.save({"weights": {"a": torch.zeros(1)}}, other)
+    for given, problem in (([], "of what"), ([f"warm_start={other}"], "is another network")):
+        arguments = ["experiment=debug", f"data.folder={tmp_path / 'data'}", f"out={tmp_path / 'run'}", "share_before=0.5", *given]
+        with pytest.raises(ConfigError, match=problem):
+            train(compose_settings("train", arguments, TrainSettings))
+    assert not (tmp_path / "data").exists()

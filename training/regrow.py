@@ -42,6 +42,8 @@ def regrow(network: Path, folder: Path, out: Path, seed: int, share_before: floa
     data = settings.data.model_copy(update=sizes)
     trees = fit_trees(arrays, settings.trees, seed)
     if share_before:
+        if not saved.get("trees"):
+            raise ValueError(f"{network}: it has no trees to share in; leave --share-before out")
         trees = joined(saved["trees"], trees, share_before)
         report["trees_before"] = {"share": share_before, "data": report["data"]}
     of_trees = {**provenance(folder), "sha256": data_sha256(data)}

@@ -26,6 +26,7 @@ from training.recording import data_sha256, git_revision, log_artifacts, log_mea
 from training.settings import DataSettings, TrainSettings
 from training.simulate.render import device_of
 from training.validated import keep
+from triage.refusal import ConfigError
 
 LOG = logging.getLogger(__name__)
 SHARD_FRAMES = 200
@@ -121,15 +122,19 @@ def mean_weights(before: dict[str, torch.Tensor], now: dict[str, torch.Tensor], 
 
 
 def _before(settings: TrainSettings) -> dict[str, Any]:
-    """What training starts from, where it has a share in the end; else nothing. Raises ValueError where it is another network."""
+    """What training starts from, where it has a share in the end; else nothing. Raises ConfigError where it cannot have one."""
     if not settings.share_before:
         return {}
     if settings.warm_start is None or settings.network.kind != "triage":
-        raise ValueError(f"share_before={settings.share_before:g}: of what? Set warm_start to a network.pt, or share_before to 0")
+        raise ConfigError(f"share_before={settings.share_before:g}: of what? Set warm_start to a network.pt, or share_before to 0")
     before: dict[str, Any] = torch.load(settings.warm_start, map_location="cpu", weights_only=True)
     shapes = {name: value.shape for name, value in Network(settings.network.size()).state_dict().items()}
     if {name: value.shape for name, value in before["weights"].items()} != shapes:
-        raise ValueError(f"share_before={settings.share_before:g}: {settings.warm_start} is another network; set share_before to 0")
+        raise ConfigError(f"share_before={settings.share_before:g}: {settings.warm_start} is another network; set share_before to 0")
+    if settings.trees.rounds and not before.get("trees"):
+        raise ConfigError(
+            f"share_before={settings.share_before:g}: {settings.warm_start} has no trees; set trees.rounds or share_before to 0"
+        )
     return before
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.network import Calibration, log_odds_of_none, with_log_odds_of_none
+from models.network import Calibration, joined_by_none
 from training.dataset import load
 from training.evaluation.frozen import Predictions
 from training.evaluation.report import measured
@@ -63,6 +63,5 @@ def _blended(outputs: Outputs, chosen: Calibration, head: str) -> Tensor:
     if head in outputs.trees:
         logits = logits + getattr(chosen, f"{head}_trees") * outputs.trees[head].reshape(logits.shape)
     if head == "lattices" and "none" in outputs.trees:
-        none = log_odds_of_none(logits) / chosen.none + chosen.none_trees * outputs.trees["none"][:, 0]
-        logits = with_log_odds_of_none(logits, none)
+        logits = joined_by_none(logits, outputs.trees["none"], chosen)
     return logits
