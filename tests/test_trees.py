@@ -127,7 +127,7 @@ def test_calibration_weighs_what_is_worth_most() -> None:
     """Logits that are right at a temperature of 2 beside trees that know nothing, and the other way round."""
     generator = torch.Generator().manual_seed(4)
     z, noise = torch.randn(6000, 4, generator=generator) * 2.0, torch.randn(6000, 4, generator=generator)
-    drawn = torch.distributions.Categorical(logits=z).sample()
+    drawn = torch.multinomial(torch.softmax(z, dim=1), 1, generator=generator)[:, 0]
     truth = {"lattices": drawn, "kind": torch.full((6000,), -1), "ice": torch.zeros(6000), "s_max": torch.ones(6000)}
     empty = torch.zeros(6000)
     found = calibrate(Outputs(2.0 * z, noise, empty, empty, truth, {"lattices": noise}))
@@ -150,7 +150,7 @@ def test_trees_that_know_only_whether_there_is_a_lattice_say_so_and_no_more() ->
     before = torch.softmax(z, dim=1)[:, 1:]
     assert torch.allclose(moved[:, 1:] / moved[:, 1:].sum(dim=1, keepdim=True), before / before.sum(dim=1, keepdim=True), atol=1e-5)
 
-    drawn = torch.distributions.Categorical(logits=z).sample()
+    drawn = torch.multinomial(torch.softmax(z, dim=1), 1, generator=generator)[:, 0]
     truth = {"lattices": drawn, "kind": torch.full((6000,), -1), "ice": torch.zeros(6000), "s_max": torch.ones(6000)}
     empty, noise = torch.zeros(6000), torch.randn(6000, 1, generator=generator)
     found = calibrate(Outputs(z, z, empty, empty, truth, {"none": noise}))
