@@ -24,7 +24,8 @@ from models.resnet import HalfResNet18, ResNet18  # noqa: E402
 from tests.test_training import SMALL, settings  # noqa: E402
 from tests.test_training import debug_run as debug_run  # noqa: E402
 from tests.test_training import pytestmark as pytestmark  # noqa: E402
-from training.dataset import ShardSpec  # noqa: E402
+from training.dataset import ShardSpec, load  # noqa: E402
+from training.hard import main as make_hard  # noqa: E402
 from training.import_log import main as import_log  # noqa: E402
 from training.module import FrameModule  # noqa: E402
 from training.recording import data_sha256  # noqa: E402
@@ -261,6 +262,7 @@ def test_two_generations_share_in_what_is_kept(debug_run: Path, tmp_path: Path) 
     regrow(network, debug_run / "data", alone, seed=3)
     report = regrow(network, debug_run / "data", both, seed=3, share_before=0.25)
     assert report["trees_before"]["share"] == 0.25
+    assert "more" not in report["data"]
     own, new, mean = (load_trees(path) for path in (network, alone / "network.pt", both / "network.pt"))
     x = torch.randn(30, Preprocess().n_features)
     with torch.inference_mode():
@@ -271,6 +273,15 @@ def test_two_generations_share_in_what_is_kept(debug_run: Path, tmp_path: Path) 
     shared = mean_weights(doubled, weights, 0.25)
     assert all(torch.allclose(shared[name], 1.25 * value) for name, value in weights.items() if value.is_floating_point())
     assert all(torch.equal(shared[name], value) for name, value in weights.items() if not value.is_floating_point())
+
+
+@pytest.mark.slow
+def test_trees_learn_from_more_frames_of_some_kinds(debug_run: Path, tmp_path: Path) -> None:
+    hard = tmp_path / "hard"
+    assert make_hard([str(hard), "--seed", "1", "--shards", "1", "--frames", "4", "--kinds", "blank", "--processes", "1"]) == 0
+    assert set(load(hard, "train").labels["meant"]) == {"blank"}
+    report = regrow(debug_run / "run" / "network.pt", debug_run / "data", tmp_path / "regrown", seed=3, more=hard)
+    assert (report["data"]["more"]["kinds"], report["data"]["more"]["shards"]["train"]) == (["blank"], 1)
 
 
 def test_a_share_of_nothing_is_refused_before_anything_is_simulated(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier  # noqa: E402
 from models.export import export  # noqa: E402
 from models.network import Calibrated, Calibration, Network, NetworkSize, log_odds_of_none, with_log_odds_of_none  # noqa: E402
 from models.trees import Trees, forest_of  # noqa: E402
-from training.boosting import HEADS, fit_trees, joined, trees_of  # noqa: E402
+from training.boosting import HEADS, Bins, fit_trees, joined, trees_of  # noqa: E402
 from training.dataset import LABEL_TYPE, Arrays  # noqa: E402
 from training.release import Outputs, calibrate  # noqa: E402
 from training.settings import TreesSettings  # noqa: E402
+from training.simulate.draw import KINDS  # noqa: E402
 from triage.classify import ModelMetadata, OnnxClassifier  # noqa: E402
 from triage.features import N_FEATURES  # noqa: E402
 from triage.preprocess import Preprocess  # noqa: E402
@@ -90,6 +91,26 @@ def test_every_head_gets_trees_that_know_their_classes() -> None:
     assert ((said["none"][:, 0] > 0) == none).mean() > 0.95
 
 
+@pytest.mark.parametrize("distinct", [40, 5000])
+def test_trees_grown_on_numbers_of_bins_take_the_features_themselves(distinct: int) -> None:
+    rng = np.random.default_rng(distinct)
+    x = rng.choice(np.sort(rng.normal(size=distinct)), size=(5000, 3)).astype(np.float32)
+    y = (x[:, 0] + x[:, 1] * x[:, 2] > 0.3).astype(int)
+    bins = Bins.of(x)
+    codes = bins.codes(x)
+    assert [len(np.unique(column)) for column in codes.T] == [min(distinct, 255)] * 3
+    if distinct == 40:
+        assert all(np.array_equal(column, np.unique(own, return_inverse=True)[1]) for column, own in zip(codes.T, x.T, strict=True))
+    else:
+        assert np.bincount(codes[:, 0].astype(int)).max() < 2.5 * 5000 / 255
+    model = HistGradientBoostingClassifier(max_iter=20).fit(codes[:4000], y[:4000])
+    grown = forest_of([[tree.nodes for tree in trees] for trees in model._predictors], model._baseline_prediction)
+    with torch.inference_mode():
+        said = Trees(bins.in_units(grown))(torch.from_numpy(x)).numpy()[:, 0]
+    assert said == pytest.approx(model.decision_function(codes), abs=1e-5)
+    assert ((said > 0) == y)[4000:].mean() > 0.93
+
+
 def test_joined_trees_say_the_weighted_mean() -> None:
     """And a head that only one of the two knows is as it is there."""
     data = arrays(600, spoilt=False)
@@ -121,6 +142,22 @@ def test_labelled_frames_teach_the_trees_what_was_judged_of_them() -> None:
         before = trees_of(fit_trees(data, TreesSettings(rounds=20), seed=1))["lattices"](far)[0]
         after = trees_of(fit_trees(data, TreesSettings(rounds=20), seed=1, labelled=(features, rows), share=0.5))["lattices"](far)[0]
     assert (int(before.argmax()), int(after.argmax())) == (3, 1)
+
+
+def test_more_frames_of_some_kinds_change_no_base_rate() -> None:
+    """A statistic that says nothing: what trees say of it is the share of empty frames among those drawn, however many more there are."""
+    data, rng = arrays(4000, spoilt=False), np.random.default_rng(5)
+    meant = rng.choice(list(KINDS), 4000, p=list(KINDS.values()))
+    empty = np.isin(meant, ["blank", "ice_only", "salt_only", "artefact"])
+    data.labels["meant"], data.labels["n_lattices"] = meant, np.where(empty, 0, 1 + np.arange(4000) % 3)
+    data.features[:] = rng.normal(size=data.features.shape)
+    hard = arrays(3000, spoilt=False)
+    hard.labels["meant"], hard.labels["n_lattices"], hard.features[:] = "blank", 0, rng.normal(size=hard.features.shape)
+    settings, x = TreesSettings(rounds=1), torch.zeros(1, N_FEATURES)
+    with torch.inference_mode():
+        said = [trees_of(fit_trees(data, settings, seed=1, more=more))["none"](x) for more in (None, hard)]
+    among_drawn = sum(KINDS[kind] for kind in ("blank", "ice_only", "salt_only", "artefact"))
+    assert [float(torch.sigmoid(each)) for each in said] == pytest.approx([among_drawn] * 2, abs=0.04)
 
 
 def test_calibration_weighs_what_is_worth_most() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from models.trees import Forest, Trees, forest_of
 from training.dataset import BLIND_SHARE, SPOILT_SHARE, Arrays
 from training.settings import TreesSettings
+from training.simulate.draw import KINDS
 from triage.core import NON_DIFFRACTION_KINDS
 
 LOG = logging.getLogger(__name__)
@@ -21,23 +22,37 @@ HEADS = {"lattices": 4, "kind": len(NON_DIFFRACTION_KINDS), "ice": 1, "none": 1}
 """What trees are fitted to, and the number of their logits; `none`: whether there is no lattice, and nothing else."""
 _OF_NONE = {"learning_rate": 0.08, "max_leaf_nodes": 31, "max_depth": None, "l2_regularization": 0.0}
 """In place of the settings: scikit-learn's own, slower by a little, and better at this (docs/decisions/0026)."""
-
+_MOST_BINS = 255
+"""As many as scikit-learn's trees can tell apart."""
 
 Labelled = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]
 """Features (n, F) and records (n,) of LABEL_TYPE, what was not judged below zero."""
 
 
-def fit_trees(arrays: Arrays, trees: TreesSettings, seed: int, labelled: Labelled | None = None, share: float = 0.0) -> dict[str, Any]:
+def fit_trees(
+    arrays: Arrays,
+    trees: TreesSettings,
+    seed: int,
+    labelled: Labelled | None = None,
+    share: float = 0.0,
+    more: Arrays | None = None,
+) -> dict[str, Any]:
     """A forest for each of HEADS, as tensors and numbers that `torch.save` keeps.
 
-    Frames come as they are, with false spots among their own, and without geometry; labelled ones weigh `share` of all. A head whose
-    classes are not all there has no forest.
+    Frames come as they are, with false spots among their own, and without geometry; labelled ones weigh `share` of all. `more` frames, of
+    kinds that are hard to tell, lessen the noise of what is learnt of these: all weigh so that each kind has the share it is drawn with. A
+    head whose classes are not all there has no forest.
     """
     features, labels, weights = _in_all_ways(arrays)
+    if more is not None:
+        features, labels, weights = (np.concatenate(both) for both in zip((features, labels, weights), _in_all_ways(more), strict=True))
+        weights *= _as_drawn(labels["meant"], weights)
     if labelled is not None and len(labelled[1]):
         each = share / (1.0 - share) * weights.sum() / len(labelled[1])
         features, labels = np.concatenate([features, labelled[0]]), np.concatenate([labels, labelled[1]])
         weights = np.concatenate([weights, np.full(len(labelled[1]), each)])
+    bins = Bins.of(features)
+    codes = bins.codes(features)
     kinds, ice = labels["kind"].astype(int), labels["ice_rings"].astype(int)
     number = labels["n_lattices"].astype(int)
     truths = {"lattices": np.minimum(number, 3), "kind": kinds, "ice": ice, "none": np.where(number < 0, -1, number == 0)}
@@ -55,10 +70,49 @@ def fit_trees(arrays: Arrays, trees: TreesSettings, seed: int, labelled: Labelle
             **(_OF_NONE if head == "none" else {}),
         }
         model = HistGradientBoostingClassifier(max_iter=trees.rounds, early_stopping=False, random_state=seed, **shape)
-        model.fit(features[chosen], truths[head][chosen], sample_weight=weights[chosen])
+        model.fit(codes[chosen], truths[head][chosen], sample_weight=weights[chosen])
         LOG.info("trees for %s are grown", head)
-        fitted[head] = packed(_forest(model))
+        fitted[head] = packed(bins.in_units(_forest(model)))
     return fitted
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Bins of equally many frames, by which trees are grown: once for all heads.
+
+    scikit-learn makes its own for each fit, where frames have weights in a loop over quantiles that takes longer than the growing. Given
+    the numbers of these bins it finds as few values as it can tell apart, and makes none.
+    """
+
+    edges: tuple[npt.NDArray[np.float32], ...]
+    """Of each feature the upper edges, ascending, of all bins but the last; a value on an edge is below it."""
+
+    @classmethod
+    def of(cls, features: npt.NDArray[np.float32]) -> Bins:
+        """Bins of features (n, F), at most `_MOST_BINS` each; of few values, one each with edges half way between."""
+        return cls(tuple(_edges(column) for column in features.T))
+
+    def codes(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The numbers (n, F) of the bins that features (n, F) fall into."""
+        pairs = zip(self.edges, features.T, strict=True)
+        return np.column_stack([np.searchsorted(edges, column, side="left") for edges, column in pairs]).astype(np.float32)
+
+    def in_units(self, forest: Forest) -> Forest:
+        """A forest grown on the numbers of bins as one that takes the features themselves."""
+        threshold = forest.threshold.copy()
+        for node in np.flatnonzero(np.isfinite(threshold)):
+            threshold[node] = self.edges[forest.feature[node]][int(threshold[node])]
+        return replace(forest, threshold=threshold)
+
+
+def _edges(column: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    values = np.unique(column).astype(np.float64)
+    if len(values) <= _MOST_BINS:
+        exact = 0.5 * (values[:-1] + values[1:])
+    else:
+        exact = np.unique(np.quantile(column.astype(np.float64), np.arange(1, _MOST_BINS) / _MOST_BINS, method="averaged_inverted_cdf"))
+    edges = exact.astype(np.float32)
+    return np.where(edges > exact, np.nextafter(edges, np.float32(-np.inf)), edges)  # no value comes to lie on the edge below it
 
 
 def joined(before: dict[str, Any], new: dict[str, Any], share: float) -> dict[str, Any]:
@@ -101,6 +155,14 @@ def _in_all_ways(arrays: Arrays) -> tuple[npt.NDArray[np.float32], npt.NDArray[A
         np.concatenate([arrays.labels] * len(there)),
         np.concatenate([np.full(n, share) for share, _ in there]),
     )
+
+
+def _as_drawn(meant: npt.NDArray[np.str_], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Factors (n,) by which frames of weights (n,) weigh so much that each kind has its share of `KINDS`, and all as much as before."""
+    kinds, of_kind = np.unique(meant, return_inverse=True)
+    drawn = np.asarray([KINDS[str(kind)] for kind in kinds])
+    there = np.bincount(of_kind, weights=weights)
+    return (drawn / drawn.sum() * weights.sum() / there)[of_kind]
 
 
 def packed(forest: Forest) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     python -m training.regrow runs/train/network.pt data/next runs/regrown
 
     python -m training.regrow runs/train/network.pt data/next runs/regrown --share-before 0.5    # the mean with the trees before
+    python -m training.regrow runs/train/network.pt data/next runs/regrown --more data/hard      # more frames (training.hard)
 
 For frames whose statistics differ from those that the trees were grown on, because the spots do or what is computed of them. The trees
 carry most of the judgement on lattices (docs/decisions/0011-trees-beside-the-network.md). `triage export` then weighs network and trees on
@@ -29,10 +30,11 @@ from training.validated import keep
 LOG = logging.getLogger(__name__)
 
 
-def regrow(network: Path, folder: Path, out: Path, seed: int, share_before: float = 0.0) -> dict[str, Any]:
+def regrow(network: Path, folder: Path, out: Path, seed: int, share_before: float = 0.0, more: Path | None = None) -> dict[str, Any]:
     """Writes `network.pt` and `report.json` to `out`; returns the report, which says what the network and what the trees have seen.
 
-    With a share, the mean with the network's own trees: for frames that are like theirs, and others.
+    With a share, the mean with the network's own trees: for frames that are like theirs, and others. With `more`, a folder of training
+    frames of some kinds, these as well (`fit_trees`).
     """
     saved = torch.load(network, map_location="cpu", weights_only=True)
     report = dict(saved["report"])
@@ -40,13 +42,15 @@ def regrow(network: Path, folder: Path, out: Path, seed: int, share_before: floa
     arrays, held = load(folder, "train"), load(folder, "validation")
     sizes = {"folder": folder, "train_frames": len(arrays), "validation_frames": len(held)}
     data = settings.data.model_copy(update=sizes)
-    trees = fit_trees(arrays, settings.trees, seed)
+    trees = fit_trees(arrays, settings.trees, seed, more=load(more, "train") if more is not None else None)
     if share_before:
         if not saved.get("trees"):
             raise ValueError(f"{network}: it has no trees to share in; leave --share-before out")
         trees = joined(saved["trees"], trees, share_before)
         report["trees_before"] = {"share": share_before, "data": report["data"]}
     of_trees = {**provenance(folder), "sha256": data_sha256(data)}
+    if more is not None:
+        of_trees["more"] = provenance(more)
     report |= {"data": of_trees, "data_of_network": report.get("data_of_network", report["data"]), "git_revision": git_revision()}
     out.mkdir(parents=True, exist_ok=True)
     return keep({**saved, "trees": trees, "report": report}, out, data)
@@ -60,9 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--share-before", type=float, default=0.0, help="of the network's own trees in the mean with the new ones")
+    parser.add_argument("--more", type=Path, help="folder of more training frames, of some kinds (training.hard)")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    report = regrow(given.network, given.data, given.out, given.seed, given.share_before)
+    report = regrow(given.network, given.data, given.out, given.seed, given.share_before, given.more)
     LOG.info("%s: %s", given.out / "network.pt", json.dumps(report["measured"]["released"]["multi_lattice"]))
     return 0
 
