@@ -45,7 +45,9 @@ def fit_trees(
     """
     features, labels, weights = _in_all_ways(arrays)
     if more is not None:
-        features, labels, weights = (np.concatenate(both) for both in zip((features, labels, weights), _in_all_ways(more), strict=True))
+        hard = _in_all_ways(more)
+        features, labels = np.concatenate([features, hard[0]]), np.concatenate([labels, hard[1]])
+        weights = np.concatenate([weights, hard[2]])
         weights *= _as_drawn(labels["meant"], weights)
     if labelled is not None and len(labelled[1]):
         each = share / (1.0 - share) * weights.sum() / len(labelled[1])
