@@ -13,7 +13,9 @@ onnx = pytest.importorskip("onnx")
 from tests.conftest import REPOSITORY  # noqa: E402
 from training.boosting import HEADS, trees_of  # noqa: E402
 from training.dataset import LABEL_TYPE  # noqa: E402
-from training.unfold import unfold, unfold_trees  # noqa: E402
+from training.release import load_network, load_trees  # noqa: E402
+from training.unfold import main, unfold, unfold_trees  # noqa: E402
+from triage.classify import OnnxClassifier  # noqa: E402
 from triage.features import N_FEATURES  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -105,3 +107,15 @@ def test_a_file_of_another_network_is_refused(frames: tuple[Path, dict[str, np.n
     onnx.save(other, tmp_path / "other.onnx")
     with pytest.raises(ValueError, match=r"other\.onnx: no weights heads\.weight"):
         unfold(tmp_path / "other.onnx", frames[0])
+
+
+def test_what_is_written_is_a_trained_network_to_all_that_takes_one(
+    frames: tuple[Path, dict[str, np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["unfold", str(RELEASED), str(frames[0]), str(tmp_path)])
+    main()
+    _, report = load_network(tmp_path / "network.pt")
+    assert set(load_trees(tmp_path / "network.pt")) == set(unfold_trees(RELEASED))
+    known = OnnxClassifier(RELEASED, device="cpu").metadata
+    assert (report["unfolded"], report["settings"]["name"], report["data"]) == (known.version, known.name, known.provenance["data"])
+    assert report["settings"]["data"]["seed"] == known.provenance["data_seed"]

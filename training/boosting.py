@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -36,8 +37,9 @@ def fit_trees(
     labelled: Labelled | None = None,
     share: float = 0.0,
     more: Arrays | None = None,
+    heads: Collection[str] = tuple(HEADS),
 ) -> dict[str, Any]:
-    """A forest for each of HEADS, as tensors and numbers that `torch.save` keeps.
+    """A forest for each of `heads`, as tensors and numbers that `torch.save` keeps.
 
     Frames come as they are, with false spots among their own, and without geometry; labelled ones weigh `share` of all. `more` frames, of
     kinds that are hard to tell, lessen the noise of what is learnt of these: all weigh so that each kind has the share it is drawn with. A
@@ -60,6 +62,8 @@ def fit_trees(
     truths = {"lattices": np.minimum(number, 3), "kind": kinds, "ice": ice, "none": np.where(number < 0, -1, number == 0)}
     fitted: dict[str, Any] = {}
     for head, outputs in HEADS.items():
+        if head not in heads:
+            continue
         chosen = truths[head] >= 0
         if len(np.unique(truths[head][chosen])) < max(outputs, 2):
             LOG.warning("no trees for %s: the frames lack some of its classes", head)

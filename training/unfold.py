@@ -26,6 +26,9 @@ from models.network import Network
 from models.trees import Forest
 from training.boosting import HEADS, packed
 from training.dataset import load
+from training.settings import TrainSettings
+from triage.classify import OnnxClassifier
+from triage.compose import compose_settings
 
 LOG = logging.getLogger(__name__)
 FRAMES = 512
@@ -166,6 +169,17 @@ def _normalise(network: Network, offsets: dict[nn.Module, Tensor], folder: Path,
         hook.remove()
 
 
+def report_of(path: Path) -> dict[str, Any]:
+    """What a training would have reported of an ONNX file's network, as far as the file tells: its frames, and usual settings."""
+    metadata = OnnxClassifier(path, device="cpu").metadata
+    known = metadata.provenance
+    settings = compose_settings(
+        "train", [f"name={metadata.name}", f"seed={known['seed']}", f"data.seed={known['data_seed']}"], TrainSettings
+    )
+    told = {name: known[name] for name in ("data", "git_revision", "training_minutes")}
+    return {"unfolded": metadata.version, "settings": settings.model_dump(mode="json"), **told}
+
+
 def main() -> None:
     """Reads an ONNX file, writes network.pt."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -177,7 +191,7 @@ def main() -> None:
     network = unfold(given.model, given.data)
     given.out.mkdir(parents=True, exist_ok=True)
     trees = unfold_trees(given.model)
-    torch.save({"weights": network.state_dict(), "trees": trees, "report": {"unfolded": str(given.model)}}, given.out / "network.pt")
+    torch.save({"weights": network.state_dict(), "trees": trees, "report": report_of(given.model)}, given.out / "network.pt")
     LOG.info("written: %s", given.out / "network.pt")
 
 
