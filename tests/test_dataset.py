@@ -22,9 +22,7 @@ from training.dataset import (  # noqa: E402
     load,
     make_shard,
     provenance,
-    refresh_features,
     scene_of,
-    scenes_of,
     structures,
     used_shards,
     with_false_spots,
@@ -64,7 +62,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_folder_of_another_seed_or_preprocessing_is_refused(shards: Path) -> None:
     claim_folder(shards, ShardSpec(folder=shards, seed=5, split="test", number=3, preprocess=TINY))
     for seed, preprocess in ((6, TINY), (5, Preprocess())):
-        with pytest.raises(ValueError, match="another seed, preprocessing or choice of kinds"):
+        with pytest.raises(ValueError, match="another seed or preprocessing"):
             claim_folder(shards, ShardSpec(folder=shards, seed=seed, split="train", number=0, preprocess=preprocess))
 
 
@@ -86,30 +84,6 @@ def test_shards_of_an_older_model_are_not_taken_for_frames_without_faint_spots(t
     claim_folder(tmp_path, older)
     with pytest.raises(FileNotFoundError, match=r"train_0002: made where faint spots were not looked for; set data\.folder"):
         claim_folder(tmp_path, replace(older, preprocess=TINY))
-
-
-def test_a_shard_of_some_kinds_holds_these_alone_and_no_frame_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "scene_of", small_scene)
-    hard = ("weak", "blank")
-    specs = [ShardSpec(folder=tmp_path, seed=5, split="train", number=n, frames=5, preprocess=TINY, kinds=hard) for n in (0, 1)]
-    scenes = [scene for spec in specs for scene in scenes_of(spec)]
-    assert [scene.kind in hard for scene in scenes] == [True] * 10
-    assert len({scene.seed for scene in scenes}) == 10
-    usual = ShardSpec(folder=tmp_path, seed=5, split="train", number=0, frames=40, preprocess=TINY)
-    assert not {scene.seed for scene in scenes} & {scene.seed for scene in scenes_of(usual)}
-
-    few = replace(specs[0], frames=2)
-    features = make_shard(few).with_suffix(".features.npy")
-    made = np.load(features)
-    assert set(load(tmp_path, "train").labels["meant"]) <= set(hard)
-    refresh_features(few)
-    assert np.array_equal(np.load(features), made)
-
-    claim_folder(tmp_path, few)
-    with pytest.raises(ValueError, match=r"choice of kinds; set data\.folder to another folder"):
-        claim_folder(tmp_path, replace(few, kinds=()))
-    with pytest.raises(ValueError, match=r"kinds: week: frames are meant as single, weak"):
-        replace(few, kinds=("week",))
 
 
 def test_false_spots_are_strewn_where_there_are_pixels_and_leave_the_true_ones() -> None:

@@ -24,12 +24,11 @@ from models.resnet import HalfResNet18, ResNet18  # noqa: E402
 from tests.test_training import SMALL, settings  # noqa: E402
 from tests.test_training import debug_run as debug_run  # noqa: E402
 from tests.test_training import pytestmark as pytestmark  # noqa: E402
-from training.dataset import ShardSpec, load  # noqa: E402
-from training.hard import main as make_hard  # noqa: E402
+from training.dataset import ShardSpec  # noqa: E402
 from training.import_log import main as import_log  # noqa: E402
 from training.module import FrameModule  # noqa: E402
 from training.recording import data_sha256  # noqa: E402
-from training.regrow import Growth, regrow  # noqa: E402
+from training.regrow import regrow  # noqa: E402
 from training.release import load_network, load_trees  # noqa: E402
 from training.settings import TrainSettings  # noqa: E402
 from training.sweep import planned, sweep  # noqa: E402
@@ -245,7 +244,7 @@ def test_runs_of_a_sweep_have_one_parent_and_their_facts(debug_run: Path, tmp_pa
 @pytest.mark.slow
 def test_regrown_trees_stand_beside_a_network_that_stays(debug_run: Path, tmp_path: Path) -> None:
     before = torch.load(debug_run / "run" / "network.pt", weights_only=True)
-    report = regrow(debug_run / "run" / "network.pt", debug_run / "data", tmp_path, Growth(seed=3))
+    report = regrow(debug_run / "run" / "network.pt", debug_run / "data", tmp_path, seed=3)
     after = torch.load(tmp_path / "network.pt", weights_only=True)
     assert all(torch.equal(tensor, after["weights"][name]) for name, tensor in before["weights"].items())
     assert after["trees"]
@@ -259,10 +258,9 @@ def test_two_generations_share_in_what_is_kept(debug_run: Path, tmp_path: Path) 
     """Of trees grown anew on the same frames the mean with themselves, and of weights the stated mean."""
     network = debug_run / "run" / "network.pt"
     alone, both = tmp_path / "alone", tmp_path / "both"
-    regrow(network, debug_run / "data", alone, Growth(seed=3))
-    report = regrow(network, debug_run / "data", both, Growth(seed=3, share_before=0.25))
+    regrow(network, debug_run / "data", alone, seed=3)
+    report = regrow(network, debug_run / "data", both, seed=3, share_before=0.25)
     assert report["trees_before"]["share"] == 0.25
-    assert "more" not in report["data"]
     own, new, mean = (load_trees(path) for path in (network, alone / "network.pt", both / "network.pt"))
     x = torch.randn(30, Preprocess().n_features)
     with torch.inference_mode():
@@ -273,20 +271,6 @@ def test_two_generations_share_in_what_is_kept(debug_run: Path, tmp_path: Path) 
     shared = mean_weights(doubled, weights, 0.25)
     assert all(torch.allclose(shared[name], 1.25 * value) for name, value in weights.items() if value.is_floating_point())
     assert all(torch.equal(shared[name], value) for name, value in weights.items() if not value.is_floating_point())
-
-
-@pytest.mark.slow
-def test_trees_learn_from_more_frames_of_some_kinds(debug_run: Path, tmp_path: Path) -> None:
-    hard = tmp_path / "hard"
-    assert make_hard([str(hard), "--seed", "1", "--shards", "1", "--frames", "4", "--kinds", "blank", "--processes", "1"]) == 0
-    assert set(load(hard, "train").labels["meant"]) == {"blank"}
-    network, out = debug_run / "run" / "network.pt", tmp_path / "regrown"
-    report = regrow(network, debug_run / "data", out, Growth(seed=3, more=hard, heads=("none",)))
-    assert (report["data"]["more"]["kinds"], report["data"]["more"]["shards"]["train"]) == (["blank"], 1)
-    assert report["trees_before"] == {"share": 0.0, "new": ["none"], "data": report["data_of_network"]}
-    own, new, x = load_trees(network), load_trees(out / "network.pt"), torch.randn(30, Preprocess().n_features)
-    with torch.inference_mode():
-        assert {head: torch.equal(own[head](x), new[head](x)) for head in own} == {head: head != "none" for head in own}
 
 
 def test_a_share_of_nothing_is_refused_before_anything_is_simulated(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from training.boosting import HEADS, Bins, fit_trees, joined, trees_of  # noqa: 
 from training.dataset import LABEL_TYPE, Arrays  # noqa: E402
 from training.release import Outputs, calibrate  # noqa: E402
 from training.settings import TreesSettings  # noqa: E402
-from training.simulate.draw import KINDS  # noqa: E402
 from triage.classify import ModelMetadata, OnnxClassifier  # noqa: E402
 from triage.features import N_FEATURES  # noqa: E402
 from triage.preprocess import Preprocess  # noqa: E402
@@ -142,22 +141,6 @@ def test_labelled_frames_teach_the_trees_what_was_judged_of_them() -> None:
         before = trees_of(fit_trees(data, TreesSettings(rounds=20), seed=1))["lattices"](far)[0]
         after = trees_of(fit_trees(data, TreesSettings(rounds=20), seed=1, labelled=(features, rows), share=0.5))["lattices"](far)[0]
     assert (int(before.argmax()), int(after.argmax())) == (3, 1)
-
-
-def test_more_frames_of_some_kinds_change_no_base_rate() -> None:
-    """A statistic that says nothing: what trees say of it is the share of empty frames among those drawn, however many more there are."""
-    data, rng = arrays(4000, spoilt=False), np.random.default_rng(5)
-    meant = rng.choice(list(KINDS), 4000, p=list(KINDS.values()))
-    empty = np.isin(meant, ["blank", "ice_only", "salt_only", "artefact"])
-    data.labels["meant"], data.labels["n_lattices"] = meant, np.where(empty, 0, 1 + np.arange(4000) % 3)
-    data.features[:] = rng.normal(size=data.features.shape)
-    hard = arrays(3000, spoilt=False)
-    hard.labels["meant"], hard.labels["n_lattices"], hard.features[:] = "blank", 0, rng.normal(size=hard.features.shape)
-    settings, x = TreesSettings(rounds=1), torch.zeros(1, N_FEATURES)
-    with torch.inference_mode():
-        said = [trees_of(fit_trees(data, settings, seed=1, more=more))["none"](x) for more in (None, hard)]
-    among_drawn = sum(KINDS[kind] for kind in ("blank", "ice_only", "salt_only", "artefact"))
-    assert [float(torch.sigmoid(each)) for each in said] == pytest.approx([among_drawn] * 2, abs=0.04)
 
 
 def test_calibration_weighs_what_is_worth_most() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,7 +14,6 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from models.trees import Forest, Trees, forest_of
 from training.dataset import BLIND_SHARE, SPOILT_SHARE, Arrays
 from training.settings import TreesSettings
-from training.simulate.draw import KINDS
 from triage.core import NON_DIFFRACTION_KINDS
 
 LOG = logging.getLogger(__name__)
@@ -30,27 +28,13 @@ Labelled = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]
 """Features (n, F) and records (n,) of LABEL_TYPE, what was not judged below zero."""
 
 
-def fit_trees(
-    arrays: Arrays,
-    trees: TreesSettings,
-    seed: int,
-    labelled: Labelled | None = None,
-    share: float = 0.0,
-    more: Arrays | None = None,
-    heads: Collection[str] = tuple(HEADS),
-) -> dict[str, Any]:
-    """A forest for each of `heads`, as tensors and numbers that `torch.save` keeps.
+def fit_trees(arrays: Arrays, trees: TreesSettings, seed: int, labelled: Labelled | None = None, share: float = 0.0) -> dict[str, Any]:
+    """A forest for each of HEADS, as tensors and numbers that `torch.save` keeps.
 
-    Frames come as they are, with false spots among their own, and without geometry; labelled ones weigh `share` of all. `more` frames, of
-    kinds that are hard to tell, lessen the noise of what is learnt of these: all weigh so that each kind has the share it is drawn with. A
-    head whose classes are not all there has no forest.
+    Frames come as they are, with false spots among their own, and without geometry; labelled ones weigh `share` of all. A head whose
+    classes are not all there has no forest.
     """
     features, labels, weights = _in_all_ways(arrays)
-    if more is not None:
-        hard = _in_all_ways(more)
-        features, labels = np.concatenate([features, hard[0]]), np.concatenate([labels, hard[1]])
-        weights = np.concatenate([weights, hard[2]])
-        weights *= _as_drawn(labels["meant"], weights)
     if labelled is not None and len(labelled[1]):
         each = share / (1.0 - share) * weights.sum() / len(labelled[1])
         features, labels = np.concatenate([features, labelled[0]]), np.concatenate([labels, labelled[1]])
@@ -62,8 +46,6 @@ def fit_trees(
     truths = {"lattices": np.minimum(number, 3), "kind": kinds, "ice": ice, "none": np.where(number < 0, -1, number == 0)}
     fitted: dict[str, Any] = {}
     for head, outputs in HEADS.items():
-        if head not in heads:
-            continue
         chosen = truths[head] >= 0
         if len(np.unique(truths[head][chosen])) < max(outputs, 2):
             LOG.warning("no trees for %s: the frames lack some of its classes", head)
@@ -161,14 +143,6 @@ def _in_all_ways(arrays: Arrays) -> tuple[npt.NDArray[np.float32], npt.NDArray[A
         np.concatenate([arrays.labels] * len(there)),
         np.concatenate([np.full(n, share) for share, _ in there]),
     )
-
-
-def _as_drawn(meant: npt.NDArray[np.str_], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Factors (n,) by which frames of weights (n,) weigh so much that each kind has its share of `KINDS`, and all as much as before."""
-    kinds, of_kind = np.unique(meant, return_inverse=True)
-    drawn = np.asarray([KINDS[str(kind)] for kind in kinds])
-    there = np.bincount(of_kind, weights=weights)
-    return (drawn / drawn.sum() * weights.sum() / there)[of_kind]
 
 
 def packed(forest: Forest) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from itertools import count, islice
 from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 
 from training.simulate.crystal import Crystal, draw_crystal
 from training.simulate.detectors import DETECTORS
-from training.simulate.draw import KINDS, SMALL_MOLECULE_A, draw_distortion, draw_header_error, draw_scene
+from training.simulate.draw import SMALL_MOLECULE_A, draw_distortion, draw_header_error, draw_scene
 from training.simulate.render import Labels, Rendered, render, run_of
 from training.simulate.scene import Scene
 from triage.core import NON_DIFFRACTION_KINDS, FloatArray, Run, Spots
@@ -43,8 +42,6 @@ SPOILT_SHARE = 0.35
 """Of the training frames seen with false spots among theirs."""
 BLIND_SHARE = 0.06
 """Of the training frames seen as where no geometry is known: bare data files, cylinders of panels, headers that contradict themselves."""
-_FIRST_OF_KINDS, _DRAWN_FOR_ONE = 10**9, 1000
-"""Where shards of some kinds begin to draw, and how many frames each of theirs may take until one is of their kinds."""
 LONG_CELL_A = 200.0
 """Longest cell edge above which a report sets samples apart."""
 
@@ -79,14 +76,6 @@ class ShardSpec:
     preprocess: Preprocess = field(default_factory=Preprocess)
     device: str = "cpu"
     """Where pixels are rendered; on another the noise is another."""
-    kinds: tuple[str, ...] = ()
-    """Frames meant so (`training.simulate.draw.KINDS`) and no others, drawn where no other shard draws; empty: of all kinds."""
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a kind that is never drawn."""
-        unknown = sorted(set(self.kinds) - set(KINDS))
-        if unknown:
-            raise ValueError(f"kinds: {', '.join(unknown)}: frames are meant as {', '.join(KINDS)}")
 
     @property
     def path(self) -> Path:
@@ -113,17 +102,6 @@ def scene_of(seed: int, split: str, index: int, crystals: tuple[Crystal, ...]) -
     detectors = HELD_OUT_DETECTORS if split == "test" and index % 2 else seen
     drawn = draw_scene(rng, crystals=crystals, detectors=detectors)
     return replace(drawn, header_error=draw_header_error(rng), distortion=draw_distortion(rng))
-
-
-def scenes_of(spec: ShardSpec) -> Iterator[Scene]:
-    """The scenes of a shard's frames."""
-    crystals = structures(spec.seed, spec.split)
-    first = spec.number * spec.frames
-    if not spec.kinds:
-        yield from (scene_of(spec.seed, spec.split, first + k, crystals) for k in range(spec.frames))
-        return
-    drawn = (scene_of(spec.seed, spec.split, _FIRST_OF_KINDS + _DRAWN_FOR_ONE * first + k, crystals) for k in count())
-    yield from islice((scene for scene in drawn if scene.kind in spec.kinds), spec.frames)
 
 
 def inputs_of(rendered: Rendered, preprocess: Preprocess) -> tuple[Spots, Inputs]:
@@ -174,6 +152,7 @@ def make_shard(spec: ShardSpec) -> Path:
     if spec.is_done:
         return spec.path
     torch.set_num_threads(1)
+    crystals = structures(spec.seed, spec.split)
     preprocess = spec.preprocess
     images = np.empty((spec.frames, 5, preprocess.size, preprocess.size), dtype=np.uint8)
     crops = np.empty((spec.frames, preprocess.n_crops, preprocess.crop_px, preprocess.crop_px), dtype=np.uint8)
@@ -183,7 +162,8 @@ def make_shard(spec: ShardSpec) -> Path:
     faint: list[FloatArray] = []
     spoilt: list[FloatArray] = []
     blind: list[FloatArray] = []
-    for k, scene in enumerate(scenes_of(spec)):
+    for k in range(spec.frames):
+        scene = scene_of(spec.seed, spec.split, spec.number * spec.frames + k, crystals)
         rendered = render(scene, device=spec.device)
         spots, inputs = inputs_of(rendered, preprocess)
         tables.append(as_table(spots))
@@ -241,11 +221,12 @@ def refresh_features(spec: ShardSpec) -> None:
     Of training shards, also the features that the frames would have with false spots among theirs (`with_false_spots`), and where no
     geometry is known. Raises FileNotFoundError, with the mend, where faint spots are asked for that were not looked for.
     """
+    crystals = structures(spec.seed, spec.split)
     images = np.load(spec.path.with_suffix(".image.npy"), mmap_mode="r")
     diffracts = np.load(spec.path.with_suffix(".labels.npy"))["n_lattices"] > 0
     rows, spoilt, blind = [], [], []
-    for k, (scene, spots, faint) in enumerate(zip(scenes_of(spec), _tables(spec, "spot"), _faint_tables(spec), strict=True)):
-        run = run_of(scene)
+    for k, (spots, faint) in enumerate(zip(_tables(spec, "spot"), _faint_tables(spec), strict=True)):
+        run = run_of(scene_of(spec.seed, spec.split, spec.number * spec.frames + k, crystals))
         seen = Seen(np.array(images[k]), spots, faint, run)
         rows.append(_features(spec, seen))
         if spec.split == "train":
@@ -336,17 +317,15 @@ def make_shards(specs: Sequence[ShardSpec], processes: int) -> None:
 def claim_folder(folder: Path, spec: ShardSpec) -> None:
     """Notes in the folder what its shards are made with; features of another number are computed anew from the shards' spots.
 
-    Raises ValueError when it holds shards of another seed, preprocessing or choice of kinds.
+    Raises ValueError when it holds shards of another seed or preprocessing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = {"seed": spec.seed, "preprocess": json.loads(spec.preprocess.to_json())} | ({"kinds": list(spec.kinds)} if spec.kinds else {})
+    recipe = {"seed": spec.seed, "preprocess": json.loads(spec.preprocess.to_json())}
     note = folder / "recipe.json"
     before = json.loads(note.read_text()) if note.exists() else recipe
     others = {**before, "preprocess": {**before["preprocess"], "n_features": spec.preprocess.n_features}}
     if others != recipe:
-        raise ValueError(
-            f"{folder}: its shards were made with another seed, preprocessing or choice of kinds; set data.folder to another folder"
-        )
+        raise ValueError(f"{folder}: its shards were made with another seed or preprocessing; set data.folder to another folder")
     if before != recipe:
         for stale in finished(folder, spec):
             LOG.info("features of %s are computed anew", stale.path.name)
