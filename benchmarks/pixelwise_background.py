@@ -192,6 +192,12 @@ _ICE_OXYGEN = ((1 / 3, 2 / 3, 0.0629), (2 / 3, 1 / 3, 0.5629), (2 / 3, 1 / 3, -0
 """Sites 4f of P 63/m m c."""
 _ICE_B_A2 = 2.0
 _ICE_LEAST_D_A = 1.2
+_ARCS = 360
+"""Parts of a ring, each of its own crystallites."""
+_TEXTURED = 6  # rings that are uneven: further out they overlap
+_RING_CORE = 0.3
+_RING_CONTRAST = 0.12
+"""Rings show when they stand out of what lies beneath by this much (and ten standard deviations), as the project counts its own."""
 
 
 @cache
@@ -212,25 +218,27 @@ def ice_lines() -> tuple[Floats, Floats]:
 def rings(setting: Setting, ice: Ice, beneath: Floats, received: Floats, rng: np.random.Generator) -> tuple[Floats, bool]:
     """(slow, fast) photons of ice over the photons `beneath`, and whether they show.
 
-    They do where the strongest ring's light, within its own width, is over 12 % of what lies beneath and over ten standard deviations:
-    as the project counts its own.
+    They do where the rings' light, where it is at least _RING_CORE of its largest, is over _RING_CONTRAST of what lies beneath, and
+    significant.
     """
     s, lines, strength = setting.s_per_A(), *ice_lines()
     strength = strength / lines**2  # a ring's light is spread over its circumference, and reflections cross the sphere at its slope
     width = 0.9 / ice.crystallite_A / 2.355  # Scherrer
     grid = np.arange(0.0, 1.0, 0.1 * width)
     profile = (strength * np.exp(-0.5 * ((grid[:, None] - lines) / width) ** 2)).sum(axis=1)
-    image = np.interp(s, grid, profile / profile.max()) * received
+    even = np.interp(s, grid, profile / profile.max())
+    image = even * received
     slow, fast = setting.offsets_mm()
-    angle = (np.arctan2(slow, fast) + np.pi) / (2.0 * np.pi)
-    for k, line in enumerate(lines):
-        if ice.texture:
-            uneven = rng.gamma(ice.texture**-2.0, ice.texture**2.0, 360)
+    angle = (np.arctan2(slow, fast) + np.pi) / (2.0 * np.pi)  # of a turn
+    if ice.texture:
+        uneven = rng.gamma(ice.texture**-2.0, ice.texture**2.0, (len(lines), _ARCS))
+        for line, arcs in zip(lines[:_TEXTURED], uneven[:_TEXTURED], strict=True):
             near = np.abs(s - line) < 3.0 * width
-            image[near] *= uneven[(angle[near] * 360).astype(np.int64) % 360] if k < 6 else 1.0  # the outer ones overlap
+            image[near] *= arcs[(angle[near] * _ARCS).astype(np.int64) % _ARCS]
     strongest = (np.abs(s - lines[np.argmax(strength)]) < 1.2 * width) & (received > 0)
     if not strongest.any():
         return np.zeros_like(image), False
     image *= ice.strength * beneath[strongest].mean() / received[strongest].mean()
-    light, under = float(image[strongest].sum()), float(beneath[strongest].sum())
-    return image, light > 0.12 * under and light > 10.0 * np.sqrt(light + under)
+    core = (even > _RING_CORE) & (received > 0)
+    light, under = float(image[core].sum()), float(beneath[core].sum())
+    return image, light > _RING_CONTRAST * under and light > 10.0 * np.sqrt(light + under)
