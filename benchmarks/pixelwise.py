@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def _write(made: Made, path: Path) -> None:
     """All of it or nothing: under another name first."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     text = json.dumps({"header": made.header, "truth": made.truth})
-    spots = {f"spots_{k}": centres.astype(np.float32) for k, centres in enumerate(made.spots)}
+    spots: dict[str, Any] = {f"spots_{k}": centres.astype(np.float32) for k, centres in enumerate(made.spots)}
     with partial.open("wb") as file:
         np.savez_compressed(file, counts=made.counts, about=np.array(text), **spots)
     partial.replace(path)

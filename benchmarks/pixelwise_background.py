@@ -52,7 +52,11 @@ class Camera:
         return np.asarray(slow[:, None] | fast[None, :])
 
 
-_PILATUS = {"module_px": (195, 487), "gap_px": (17, 7), "pixel_mm": 0.172, "dtype": "int32", "silicon_mm": 0.45}
+def _pilatus(name: str, modules: tuple[int, int]) -> Camera:
+    gap_px, module_px = (17, 7), (195, 487)
+    return Camera(name=name, modules=modules, module_px=module_px, gap_px=gap_px, pixel_mm=0.172, dtype="int32", silicon_mm=0.45)
+
+
 CAMERAS = {
     camera.name: camera
     for camera in (
@@ -65,8 +69,8 @@ CAMERAS = {
             dtype="uint32",
             silicon_mm=0.45,
         ),
-        Camera(name="PILATUS 300K", modules=(3, 1), **_PILATUS),
-        Camera(name="PILATUS 1M", modules=(5, 2), **_PILATUS),
+        _pilatus("PILATUS 300K", (3, 1)),
+        _pilatus("PILATUS 1M", (5, 2)),
         Camera(
             name="CCD 165 mm",
             modules=(1, 1),
@@ -105,7 +109,7 @@ class Setting:
     def offsets_mm(self) -> tuple[Floats, Floats]:
         """Slow (n, 1) and fast (1, m) of pixels' centres from the beam."""
         slow, fast = ((np.arange(n) + 0.5 - at) * self.camera.pixel_mm for n, at in zip(self.camera.shape_px, self.beam_px, strict=True))
-        return slow[:, None], fast[None, :]
+        return np.asarray(slow[:, None]), np.asarray(fast[None, :])
 
     def s_per_A(self) -> Floats:
         """1/d of every pixel."""

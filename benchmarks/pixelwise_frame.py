@@ -268,7 +268,7 @@ def expose_scene(scene: Scene, rng: np.random.Generator, name: str) -> Made:
 
 def _at(image: Floats, centres_px: Floats) -> Floats:
     slow, fast = centres_px.astype(np.int64).T
-    return image[slow, fast]
+    return np.asarray(image[slow, fast])
 
 
 def _exposure(pattern: Pattern, beneath: Floats, wanted: int) -> float:
