@@ -49,9 +49,9 @@ def on_validation(network: Path, data: DataSettings) -> dict[str, Any]:
     return found
 
 
-def predictions_of(outputs: Outputs) -> Predictions:
-    """Probabilities, calibrated on these same frames, as the exported file gives them."""
-    chosen = calibrate(outputs)
+def predictions_of(outputs: Outputs, calibration: Calibration | None = None) -> Predictions:
+    """Probabilities as the exported file gives them; without a calibration, calibrated on these same frames."""
+    chosen = calibration or calibrate(outputs)
     lattices, kind, ice = (_blended(outputs, chosen, head) for head in ("lattices", "kind", "ice"))
     arrays = (torch.softmax(lattices, dim=1), torch.softmax(kind, dim=1), torch.sigmoid(ice), torch.exp(outputs.log_s))
     of_lattices, of_kind, of_ice, inverse_d = (x.double().numpy() for x in arrays)
