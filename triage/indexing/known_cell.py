@@ -17,6 +17,7 @@ import numpy.typing as npt
 from triage.indexing.bravais import niggli
 from triage.indexing.observed import Bools, Floats, Observed, rotations
 from triage.indexing.search import first_of_each
+from triage.indexing.vectors import sine
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "nnan", "ninf", "contract", "arcp"})
 
@@ -35,14 +36,6 @@ _ALIKE = 1e-3  # of an index: a known cell's two-fold
 
 
 @_jit
-def _sine(x):  # type: ignore[no-untyped-def]
-    """Sine of 2 pi x for -1/4 <= x <= 1/4 by its series to x^7."""
-    square = x * x
-    series = np.float32(41.341702) - square * (np.float32(81.605249) - square * np.float32(76.7058597))
-    return x * (np.float32(6.2831853) - square * series)
-
-
-@_jit
 def coherences(q, t, result):  # type: ignore[no-untyped-def]
     """|sum exp(2 pi i q t)| / n for vectors t (m, 3) into `result` (m,); q (3, n), all float32.
 
@@ -56,9 +49,9 @@ def coherences(q, t, result):  # type: ignore[no-untyped-def]
             turn = x * q[0, i] + y * q[1, i] + z * q[2, i]
             f = turn - np.floor(turn + np.float32(0.5))  # -1/2 to 1/2
             g = abs(f) - np.float32(0.25)
-            real -= _sine(g)  # cos 2 pi f = -sin 2 pi (|f| - 1/4)
-            sine = _sine(np.float32(0.25) - abs(g))  # |sin 2 pi f|
-            imaginary += sine if f >= 0 else -sine
+            real -= sine(g)  # cos 2 pi f = -sin 2 pi (|f| - 1/4)
+            size = sine(np.float32(0.25) - abs(g))  # |sin 2 pi f|
+            imaginary += size if f >= 0 else -size
         result[k] = math.sqrt(real * real + imaginary * imaginary) / n
 
 

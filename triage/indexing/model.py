@@ -10,7 +10,7 @@ import numpy as np
 from triage.indexing.bravais import Integers, Setting, busing_levy, cell_of, settings, tidy
 from triage.indexing.fit import DOMAIN_PER_A
 from triage.indexing.observed import Bools, Floats, Observed, rotations
-from triage.indexing.search import ALL_NINE, START, TIGHT, Held, Trial, settle
+from triage.indexing.search import ALL_NINE, START, TIGHT, Held, Trial, screened, settle
 from triage.indexing.significance import chance_of_more
 
 _ON_SUBLATTICE = 0.65
@@ -32,6 +32,8 @@ _LEAST_WEDGE_RAD = np.deg2rad(0.03)
 _BLUNT = (0.6, 0.006)
 """Spread (px, rad) that a single lattice seldom has."""
 _APART_DEG = 0.4
+_TURNS_SETTLED = 8
+"""Small turns of a blunt lattice that are settled on all spots, of the 27 that are held against some of them."""
 _BALL = np.array([(x, y, z) for x in (-1.0, 0.0, 1.0) for y in (-1.0, 0.0, 1.0) for z in (-1.0, 0.0, 1.0)])
 _MAX_OBLIQUITY_DEG = 3.0
 """Between a direct and a reciprocal axis that may be a two-fold's, of a cell refined on one frame."""
@@ -183,8 +185,9 @@ def sharpened(observed: Observed, use: Bools, trial: Trial) -> Trial:
     """One of several lattices at a small angle, where `trial` has gone between them; else `trial`."""
     if trial.spread[0] < _BLUNT[0] and trial.spread[1] < _BLUNT[1] + observed.half_wedge_rad:
         return trial
-    turns = rotations(np.deg2rad(_APART_DEG) * _BALL)
-    trials = [settle(observed, use, turn @ trial.a, start=TIGHT, spin=trial.spin) for turn in turns]
+    turned = [turn @ trial.a for turn in rotations(np.deg2rad(_APART_DEG) * _BALL)]
+    likely = screened(observed, use, turned, _TURNS_SETTLED, start=TIGHT, spin=trial.spin)
+    trials = [settle(observed, use, a, start=TIGHT, spin=trial.spin) for a in likely]
     return min([trial, *trials], key=lambda one: one.log10_chance)
 
 
