@@ -12,6 +12,7 @@ from triage.core import Spots
 from triage.geometry import Geometry
 from triage.lattice import HALF, TRANSFORMED, lattice_of, peaks_of, residuals, same_indices, small_rotation, transform
 from triage.lattice_features import LATTICE_FEATURES, MIN_SPOTS, lattice_features
+from triage.lattice_grow import _sum_up
 
 GEOMETRY = Geometry(wavelength_A=1.0, distance_mm=180.0, pixel_mm=(0.075, 0.075), beam_px=(600.0, 600.0), shape_px=(1200, 1200))
 CELL = np.diag([62.0, 74.0, 91.0])  # direct axes in A, as rows
@@ -210,3 +211,26 @@ def diffracted_indices(turn: Floats) -> tuple[Floats, np.ndarray]:
     positions = GEOMETRY.positions_px(ray[near])
     inside = ((positions > 0) & (positions < 1200)).all(axis=1)
     return np.asarray(positions[inside]), grid[near][inside]
+
+
+@pytest.mark.parametrize("unknowns", [12, 14])
+def test_a_growing_lattice_s_equations_are_those_written_out_row_by_row(unknowns: int) -> None:
+    """Three rows a spot, with the beam centre free and without."""
+    rng, limit = np.random.default_rng(7), 0.3
+    q, moves = rng.normal(0.0, 0.1, (120, 3)), rng.normal(0.0, 1e-3, (120, 3, 2))
+    basis, shifts, moved = CELL + rng.normal(0.0, 2.0, (3, 3)), rng.normal(0.0, 0.1, 3), np.array([2.0, -3.0])
+    rows, values = [], []
+    for here, move in zip(q + moves @ moved, moves, strict=True):
+        index = basis @ here - shifts
+        off = index - np.rint(index)
+        if np.abs(off).max() > limit:
+            continue
+        for k in range(3):
+            row = np.zeros(14)
+            row[3 * k : 3 * k + 3], row[9 + k], row[12:] = here, -1.0, basis[k] @ move
+            rows.append(row[:unknowns])
+            values.append(-off[k])
+    normal, right = np.empty((unknowns, unknowns)), np.empty(unknowns)
+    assert 3 * _sum_up(q, moves, (basis, shifts, moved), limit, (normal, right)) == len(rows) > 40
+    np.testing.assert_allclose(normal, np.transpose(rows) @ np.array(rows), atol=1e-12)
+    np.testing.assert_allclose(right, np.transpose(rows) @ np.array(values), atol=1e-12)

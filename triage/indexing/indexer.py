@@ -373,9 +373,10 @@ def _oriented(
             break
         if any(_apart_rad(trial, other) < _CONVERGED_RAD for other in seen):
             continue
-        seen.append(trial)
         lattice = under(observed, inner, trial, setting, log10_trials, start=START)
-        followed.append(under(observed, use, lattice.trial, lattice.setting, log10_trials, start=START))
+        if not any(_apart_rad(lattice.trial, other) < _CONVERGED_RAD for other in seen):
+            followed.append(under(observed, use, lattice.trial, lattice.setting, log10_trials, start=START))
+        seen += [trial, lattice.trial]
     return min(followed, key=_worth)
 
 
