@@ -16,6 +16,7 @@ import numpy as np
 
 from triage.core import Run, Spots
 from triage.geometry import Geometry
+from triage.indexing.matrices import inverse
 from triage.indexing.model import Lattice
 from triage.indexing.observed import Bools, Floats, Observed, observe, remeasured, together, with_beam_moved
 from triage.indexing.search import chances, first_of_each, settle, some_of
@@ -200,7 +201,7 @@ def _grown(observed: Observed, use: Bools, lattices: Sequence[Floats]) -> list[_
     inner = np.ascontiguousarray(q[:_INNER].T)
     found = []
     for which, a in enumerate(lattices):
-        basis = np.linalg.inv(a)
+        basis = inverse(a)
         offsets = np.array([offset_of(vector, inner, inner.shape[1]) for vector in basis])
         move = grown(q, -per_px, basis, offsets, BEAM_PX)
         volume = abs(float(np.linalg.det(basis)))
@@ -240,7 +241,7 @@ def _carried(one: _Grown, q: Floats) -> Floats:
     """A (m, 3, 3) of the grown lattice when its spots are at q (m, n, 3): a move of the beam strains and turns it, besides moving it."""
     known = np.concatenate([one.q, np.ones((len(one.q), 1))], axis=1)
     change = (np.linalg.pinv(known) @ q)[:, :3]  # q_before change + a constant = q, by least squares
-    return np.asarray(change.transpose(0, 2, 1) @ np.linalg.inv(one.basis))
+    return np.asarray(change.transpose(0, 2, 1) @ inverse(one.basis))
 
 
 def _likeliest(view: View, origins: Sequence[_Origin]) -> tuple[_Origin, Floats] | None:

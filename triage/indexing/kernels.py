@@ -20,6 +20,8 @@ CUT = 3.0
 """Standard deviations, across and along, within which a spot belongs to a lattice point."""
 _SHIFT_SIGMA_PX = 2.0
 """Of the beam centre's error that is expected: beamlines state it to a few pixels."""
+_ITSELF = 13
+"""The point itself among the 27 about it."""
 _NEGLIGIBLE, _LARGE = 1e-16, 1e200
 """Of a sum, what double precision cannot tell from none; and where a sum begins anew, before it overflows."""
 
@@ -88,6 +90,28 @@ def _misfits(from_spot, ray, weights, steps, turned, worth):  # type: ignore[no-
 
 
 @_jit
+def _shortest2(steps):  # type: ignore[no-untyped-def]
+    """The squared length of the shortest of the 26 steps (3, 27) that lead away from a point, 1/A^2."""
+    least = np.inf
+    for k in range(27):
+        if k != _ITSELF:
+            least = min(least, steps[0, k] ** 2 + steps[1, k] ** 2 + steps[2, k] ** 2)
+    return least
+
+
+@_jit
+def _has_no_nearer(off, ray, weights, shortest2):  # type: ignore[no-untyped-def]
+    """Whether no point about the one that is `off` (3,) from its spot can be nearer to it, in standard deviations, of a still.
+
+    These are a norm, and so another one is no nearer if it is twice as far from this one as this one from the spot; and a step has
+    the length of `shortest2`^(1/2) over the larger standard deviation at least.
+    """
+    along = off[0] * ray[0] + off[1] * ray[1] + off[2] * ray[2]
+    square = (off[0] ** 2 + off[1] ** 2 + off[2] ** 2 - along * along) * weights[0] + along * along * weights[1]
+    return 4.0 * square <= shortest2 * min(weights[0], weights[1])
+
+
+@_jit
 def assign(a, q, ray, spin, sigma_across, sigma_along, use, hkl, away):  # type: ignore[no-untyped-def]
     """The lattice point that is nearest to each spot q (n, 3) in `use` (n,), in standard deviations: fills hkl (n, 3) and away (n, 2), 1/A.
 
@@ -100,6 +124,7 @@ def assign(a, q, ray, spin, sigma_across, sigma_along, use, hkl, away):  # type:
         away[:] = np.inf
         return
     steps, turns = _around(a, spin)
+    shortest2 = _shortest2(steps) if spin[0] == 0.0 and spin[1] == 0.0 and spin[2] == 0.0 else 0.0
     index, off, turn, worth = np.empty(3), np.empty(3), np.empty(3), np.empty(27)
     for i in range(len(q)):
         if not use[i]:
@@ -114,11 +139,13 @@ def assign(a, q, ray, spin, sigma_across, sigma_along, use, hkl, away):  # type:
         for j in range(3):
             off[j] -= q[i, j]
         weights = (1.0 / sigma_across[i] ** 2, 1.0 / sigma_along[i] ** 2)
-        _misfits(off, ray[i], weights, steps, (turn, turns), worth)
-        best = 0
-        for k in range(1, 27):
-            if worth[k] < worth[best]:
-                best = k
+        best = _ITSELF
+        if not _has_no_nearer(off, ray[i], weights, shortest2):
+            _misfits(off, ray[i], weights, steps, (turn, turns), worth)
+            best = 0
+            for k in range(1, 27):
+                if worth[k] < worth[best]:
+                    best = k
         along, speed, left2 = 0.0, 0.0, 0.0
         for j in range(3):
             along += (off[j] + steps[j, best]) * ray[i, j]

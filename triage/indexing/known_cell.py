@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triage.indexing.bravais import niggli
+from triage.indexing.matrices import inverse
 from triage.indexing.observed import Bools, Floats, Observed, rotations
 from triage.indexing.search import first_of_each
 from triage.indexing.vectors import sine
@@ -252,7 +253,7 @@ def _turns(points: int, within_rad: float) -> Floats:
 def nearby(observed: Observed, use: Bools, a: Floats, within_deg: float) -> list[Floats]:
     """Matrices A (3, 3) of the lattice `a` turned by less than `within_deg`, unfitted."""
     q, s_c = _inner(observed, use)
-    direct = np.linalg.inv(a)
+    direct = inverse(a)
     reduced = niggli(direct) @ direct
     longest = float(np.linalg.norm(reduced, axis=1).max())
     within = float(np.deg2rad(within_deg))
@@ -267,5 +268,5 @@ def _best(turned: Floats, worth: Floats, s_c: float, reduced: Floats, direct: Fl
     """A of the `most` worthiest orientations, with axes in the order of `direct`; `turned` (r, 3, 3): the vectors of `reduced` turned."""
     apart = _ORIENTATIONS_APART / s_c
     chosen = _distinct(turned, worth, most, apart)
-    to_given = direct @ np.linalg.inv(reduced)
-    return [np.linalg.inv(to_given @ basis) for basis in _inequivalent(turned[chosen].astype(np.float64), apart)]
+    to_given = direct @ inverse(reduced)
+    return [inverse(to_given @ basis) for basis in _inequivalent(turned[chosen].astype(np.float64), apart)]

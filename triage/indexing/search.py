@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triage.indexing.fit import START_PX, START_RAD, fit
+from triage.indexing.matrices import inverse
 from triage.indexing.observed import Bools, Floats, Measured, Observed
 from triage.indexing.significance import chance, log10_chance, on_a_point
 from triage.indexing.vectors import join, refine_vectors
@@ -201,7 +202,7 @@ def candidates(observed: Observed, use: Bools, scope: Scope) -> list[Floats]:
     peaks = np.concatenate([peaks_of(inner, np.float32(step), n_inner, _SHORT_PEAKS), peaks_of(power, np.float32(step), n_inner, _PEAKS)])
     vectors, on, _ = refine_vectors(np.ascontiguousarray(q.T), min(n_inner, 32), peaks, s_c, _VECTORS)
     bases, _ = join(vectors, on, _BASES)
-    return [np.linalg.inv(basis) for basis in bases]
+    return [inverse(basis) for basis in bases]
 
 
 def likeliest(observed: Observed, use: Bools, lattices: Sequence[Floats]) -> list[Trial]:
