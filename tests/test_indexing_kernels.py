@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from lattice_spots import about, axes_of, lattice, outliers, run_of, spots_at, t
 
 from triage.core import Cell
 from triage.indexing.centre import View
-from triage.indexing.kernels import step
+from triage.indexing.kernels import assign, step
+from triage.indexing.matrices import apart_rad, inverse, nearest_rotation
 from triage.indexing.model import TURNS
 from triage.indexing.observed import Floats, Observed
 from triage.indexing.search import ALL_NINE, Held, screened, settle, some_of
@@ -121,3 +123,51 @@ def test_spots_to_screen_with_go_as_far_out_as_all_do() -> None:
     assert use[some].all()
     assert some[0] == 100
     assert some[-1] > 880
+
+
+@pytest.mark.parametrize("turned_deg", [0.0, 1.0, 30.0], ids=["the lattice", "nearly", "another"])
+def test_the_nearest_point_is_the_nearest_of_the_27_about_it(turned_deg: float) -> None:
+    """Neighbours are looked at only where they can be nearer: of the lattice's own spots seldom, of another's nearly always."""
+    observed, right = observed_of(87)
+    a = about((3.0, 1.0, 2.0), turned_deg) @ right
+    q, ray, _ = observed.measured
+    across, along = 1.3 * observed.per_px_A, np.hypot(3e-4, 0.006 * observed.s)
+    hkl, away = np.zeros((len(q), 3)), np.zeros((len(q), 2))
+    assign(a, q, ray, np.zeros(3), across, along, np.ones(len(q), dtype=bool), hkl, away)
+    around = np.array(list(product((-1, 0, 1), repeat=3)))
+    points = np.rint(q @ np.linalg.inv(a).T)[:, None] + around
+    off = points @ a.T - q[:, None]
+    parallel = (off * ray[:, None]).sum(axis=2)
+    perpendicular = np.sqrt((off**2).sum(axis=2) - parallel**2)
+    best = np.argmin((perpendicular / across[:, None]) ** 2 + (parallel / along[:, None]) ** 2, axis=1)
+    of_each = np.arange(len(q)), best
+    np.testing.assert_array_equal(hkl, points[of_each])
+    np.testing.assert_allclose(away, np.column_stack([perpendicular[of_each], parallel[of_each]]), atol=1e-9)
+
+
+def test_an_inverse_is_numpy_s_and_there_may_be_none() -> None:
+    matrix = np.random.default_rng(88).normal(size=(3, 3))
+    np.testing.assert_allclose(inverse(matrix.T), np.linalg.inv(matrix.T), rtol=1e-12)
+    np.testing.assert_allclose(inverse(np.array([[2, 0, 0], [1, 1, 0], [0, 0, 4]])) @ [2, 1, 4], [1.0, 0.0, 1.0], atol=1e-15)
+    with pytest.raises(np.linalg.LinAlgError):
+        inverse(np.ones((3, 3)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_nearest_rotation_is_kabsch_s(seed: int) -> None:
+    """Of matrices near a rotation and far from any; half of these are of the other hand."""
+    rng = np.random.default_rng(seed)
+    for matrix in (turn(rng) @ (np.eye(3) + 0.02 * rng.normal(size=(3, 3))), rng.normal(size=(3, 3)), -rng.normal(size=(3, 3))):
+        u, _, vt = np.linalg.svd(matrix)
+        kabsch = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
+        np.testing.assert_allclose(nearest_rotation(matrix), kabsch, atol=1e-9)
+
+
+def test_the_angle_between_lattices_is_that_whatever_their_axes() -> None:
+    _, a = observed_of(89)
+    change = np.array([[1.0, 1.0, 0.0], [0.0, -1.0, 0.0], [0.0, 2.0, -1.0]])  # determinant 1: other axes of the same lattice
+    turned = about((1.0, -1.0, 0.5), 0.7) @ a @ change
+    assert apart_rad(turned, a) == pytest.approx(np.deg2rad(0.7), rel=1e-6)
+    assert apart_rad(a, a) == pytest.approx(0.0, abs=1e-6)
+    assert apart_rad(a, 2.0 * a) == np.inf
+    assert apart_rad(a @ np.diag([2.0, 1.0, 1.0]), a) == np.inf
