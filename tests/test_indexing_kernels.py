@@ -12,6 +12,7 @@ from lattice_spots import about, axes_of, lattice, outliers, run_of, spots_at, t
 from triage.core import Cell
 from triage.indexing.centre import View
 from triage.indexing.kernels import assign, step
+from triage.indexing.known_cell import _worthiest
 from triage.indexing.matrices import apart_rad, inverse, nearest_rotation
 from triage.indexing.model import TURNS
 from triage.indexing.observed import Floats, Observed
@@ -171,3 +172,18 @@ def test_the_angle_between_lattices_is_that_whatever_their_axes() -> None:
     assert apart_rad(a, a) == pytest.approx(0.0, abs=1e-6)
     assert apart_rad(a, 2.0 * a) == np.inf
     assert apart_rad(a @ np.diag([2.0, 1.0, 1.0]), a) == np.inf
+
+
+def test_the_worthiest_orientations_are_those_of_all_three_vectors_summed() -> None:
+    """Of 8,000 turns, of which the right one is asked for every vector: it and its worth are those of the sums over spots."""
+    observed, a = observed_of(90)
+    rng = np.random.default_rng(91)
+    direct = np.linalg.inv(a)
+    turned = np.stack([direct @ turn(rng).T for _ in range(7_999)] + [direct]).astype(np.float32)
+    q = np.ascontiguousarray(observed.measured.q[:64].T.astype(np.float32))
+    kept, worth = _worthiest(q, turned, np.zeros(len(turned), dtype=np.float32), (2, 1, 0))
+    coherence = np.abs(np.exp(2j * np.pi * (turned.astype(np.float64) @ q)).mean(axis=2)).sum(axis=1)  # (8000,)
+    assert len(kept) == len(worth) == 2_000
+    assert np.array_equal(kept[np.argmax(worth)], turned[-1])
+    assert worth.max() == pytest.approx(coherence[-1], abs=2e-3)
+    assert coherence.argmax() == 7_999

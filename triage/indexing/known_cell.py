@@ -260,8 +260,8 @@ def nearby(observed: Observed, use: Bools, a: Floats, within_deg: float) -> list
     points = int(np.clip(within * longest * s_c / _STEP, 3, (3.0 * _MOST_TURNS / (4.0 * np.pi)) ** (1.0 / 3.0)))
     turned = (reduced.astype(np.float32) @ _turns(points, within)).reshape(3, -1, 3)  # vector, rotation, component
     none = np.zeros(turned.shape[1], dtype=np.float32)
-    turned, worth = _worthiest(q, turned.transpose(1, 0, 2), none, (2, 1, 0))  # the longest is the most particular
-    return _best(turned, worth, s_c, reduced, direct, _BEST)
+    likely, worth = _worthiest(q, turned.transpose(1, 0, 2), none, (2, 1, 0))  # the longest is the most particular
+    return _best(likely, worth, s_c, reduced, direct, _BEST)
 
 
 def _best(turned: Floats, worth: Floats, s_c: float, reduced: Floats, direct: Floats, most: int) -> list[Floats]:

@@ -56,10 +56,11 @@ def _polar(matrix):  # type: ignore[no-untyped-def]
 
 def nearest_rotation(matrix: npt.ArrayLike) -> Floats:
     """The rotation nearest to a matrix (3, 3) (Kabsch, Acta Cryst. A32 (1976) 922)."""
-    found, rotation = _polar(np.ascontiguousarray(matrix, dtype=np.float64))
+    given = np.ascontiguousarray(matrix, dtype=np.float64)
+    found, rotation = _polar(given)
     if found:
         return np.asarray(rotation)
-    u, _, vt = np.linalg.svd(matrix)
+    u, _, vt = np.linalg.svd(given)
     return np.asarray(u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt)
 
 
