@@ -12,6 +12,7 @@ from triage.core import Spots
 from triage.geometry import Geometry
 from triage.lattice import HALF, TRANSFORMED, lattice_of, peaks_of, residuals, same_indices, small_rotation, transform
 from triage.lattice_features import LATTICE_FEATURES, MIN_SPOTS, lattice_features
+from triage.lattice_grow import _sum_up
 
 GEOMETRY = Geometry(wavelength_A=1.0, distance_mm=180.0, pixel_mm=(0.075, 0.075), beam_px=(600.0, 600.0), shape_px=(1200, 1200))
 CELL = np.diag([62.0, 74.0, 91.0])  # direct axes in A, as rows
@@ -64,11 +65,13 @@ def named(spots: Spots, geometry: Geometry = GEOMETRY) -> dict[str, float]:
     return dict(zip(LATTICE_FEATURES, lattice_features(spots, geometry), strict=True))
 
 
-def test_the_transform_is_the_sum_over_spots() -> None:
-    q = np.random.default_rng(0).normal(0.0, 0.1, (31, 3)).astype(np.float32)
+@pytest.mark.parametrize("n", [1, 30, 31, 32])
+def test_the_transform_is_the_sum_over_spots(n: int) -> None:
+    """Spots are summed four at a time and rows eight: some of either are left over."""
+    q = np.random.default_rng(0).normal(0.0, 0.1, (n, 3)).astype(np.float32)
     power = np.empty((5, 41, 81), dtype=np.float32)
     transform(q, np.float32(0.25), np.float32(4.0), power)
-    for k, i, j in ((0, 0, 0), (3, 17, 60), (4, 40, 3)):
+    for k, i, j in ((0, 0, 0), (3, 17, 60), (2, 8, 40), (4, 40, 3), (1, 39, 80)):
         t = np.array([0.25 * i, 0.25 * (j - 40), 4.0 * (k - 2)]) / 0.25
         assert power[k, i, j] == pytest.approx(abs(np.exp(2j * np.pi * (q @ t)).sum()) ** 2, rel=1e-3, abs=0.05)
 
@@ -208,3 +211,26 @@ def diffracted_indices(turn: Floats) -> tuple[Floats, np.ndarray]:
     positions = GEOMETRY.positions_px(ray[near])
     inside = ((positions > 0) & (positions < 1200)).all(axis=1)
     return np.asarray(positions[inside]), grid[near][inside]
+
+
+@pytest.mark.parametrize("unknowns", [12, 14])
+def test_a_growing_lattice_s_equations_are_those_written_out_row_by_row(unknowns: int) -> None:
+    """Three rows a spot, with the beam centre free and without."""
+    rng, limit = np.random.default_rng(7), 0.3
+    q, moves = rng.normal(0.0, 0.1, (120, 3)), rng.normal(0.0, 1e-3, (120, 3, 2))
+    basis, shifts, moved = CELL + rng.normal(0.0, 2.0, (3, 3)), rng.normal(0.0, 0.1, 3), np.array([2.0, -3.0])
+    rows, values = [], []
+    for here, move in zip(q + moves @ moved, moves, strict=True):
+        index = basis @ here - shifts
+        off = index - np.rint(index)
+        if np.abs(off).max() > limit:
+            continue
+        for k in range(3):
+            row = np.zeros(14)
+            row[3 * k : 3 * k + 3], row[9 + k], row[12:] = here, -1.0, basis[k] @ move
+            rows.append(row[:unknowns])
+            values.append(-off[k])
+    normal, right = np.empty((unknowns, unknowns)), np.empty(unknowns)
+    assert 3 * _sum_up(q, moves, (basis, shifts, moved), limit, (normal, right)) == len(rows) > 40
+    np.testing.assert_allclose(normal, np.transpose(rows) @ np.array(rows), atol=1e-12)
+    np.testing.assert_allclose(right, np.transpose(rows) @ np.array(values), atol=1e-12)

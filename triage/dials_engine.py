@@ -23,7 +23,7 @@ import zmq
 from triage.core import Cell, Indexed, IndexingStatus, Run, Solution, Spots, TriageError
 from triage.geometry import Geometry
 from triage.indexing.bravais import settings
-from triage.indexing.model import nearest_rotation
+from triage.indexing.matrices import nearest_rotation
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ HALF = 144
 REACH = HALF / 4  # of the grid, in units of 1 / s_c
 _STEP = np.float32(0.25)  # of the grid, in units of 1 / s_c, across the beam: half of what s_c can resolve
 MOST_PLANES = 33
+_AT_ONCE, _ROWS_AT_ONCE = 4, 8  # spots, and rows of the grid, that are summed at once: a processor's registers, and its nearest cache
 TRANSFORMED = 32  # spots in the transform: the innermost, whose indices are small
 _PEAKS = 40
 _VECTORS = 18  # refined vectors from which bases are made
@@ -31,45 +32,72 @@ _LEAST_SKEW = 0.2  # of a basis: its volume over the product of its lengths
 
 @_jit
 def transform(q, s_c, step_z, power):  # type: ignore[no-untyped-def]
-    """|sum exp(2 pi i q t)|^2 on a half space of real-space vectors t: fills `power` (planes, HALF + 1, 2 HALF + 1).
+    """|sum exp(2 pi i q t)|^2 on a half space of real-space vectors t: fills `power` (planes, rows, 2 rows - 1), its half HALF or another.
 
-    `q` (n, 3) float32 in 1/A (slow, fast, beam). t = ((k - planes // 2) step_z, i step, (j - HALF) step) / s_c along (beam, slow, fast).
+    `q` (n, 3) float32 in 1/A (slow, fast, beam). t = ((k - planes // 2) step_z, i step, (j - half) step) / s_c along (beam, slow, fast).
+
+    A row's cosines and sines along fast are summed apart: of t and of its mirror image the one sum is the same and the other the opposite.
     """
-    n, (planes, rows, width) = len(q), power.shape
-    half = rows - 1
+    n, planes, rows = len(q), power.shape[0], power.shape[1]
     two_pi = np.float32(2 * np.pi)
     step = _STEP / s_c
-    waves = np.zeros((n + n % 2, 2, width), dtype=np.float32)  # cos and sin along fast, an even number of spots
+    groups = (n + _AT_ONCE - 1) // _AT_ONCE
+    waves = np.zeros((groups, 2, _AT_ONCE, rows), dtype=np.float32)  # cosines and sines along fast; none of spots that fill the last group
+    across = np.zeros((2, groups * _AT_ONCE), dtype=np.float32)  # cosine and sine of a step along slow
+    here = np.zeros((2, groups * _AT_ONCE), dtype=np.float32)
     for i in range(n):
         a = two_pi * q[i, 1] * step
         c1, s1 = np.cos(a), np.sin(a)
-        c, s = np.cos(-a * half), np.sin(-a * half)
-        for j in range(width):  # a rotation a step: errors stay under 1e-5
-            waves[i, 0, j], waves[i, 1, j] = c, s
+        c, s = np.float32(1), np.float32(0)
+        for j in range(rows):  # a rotation a step: errors stay under 1e-5
+            waves[i // _AT_ONCE, 0, i % _AT_ONCE, j], waves[i // _AT_ONCE, 1, i % _AT_ONCE, j] = c, s
             c, s = c * c1 - s * s1, s * c1 + c * s1
-    summed = np.empty((2, width), dtype=np.float32)
+        a = two_pi * q[i, 0] * step
+        across[0, i], across[1, i] = np.cos(a), np.sin(a)
+    turns = np.empty((_ROWS_AT_ONCE, 2, groups * _AT_ONCE), dtype=np.float32)
+    summed = np.empty((_ROWS_AT_ONCE, 4, rows), dtype=np.float32)
     for k in range(planes):
         t_z = (k - planes // 2) * step_z / s_c
-        for row in range(rows):
-            t_slow = row * step
+        for i in range(n):
+            a = two_pi * q[i, 2] * t_z
+            here[0, i], here[1, i] = np.cos(a), np.sin(a)
+        for first in range(0, rows, _ROWS_AT_ONCE):  # few enough that sums and waves stay in the nearest cache
+            number = min(_ROWS_AT_ONCE, rows - first)
+            for row in range(number):
+                turns[row] = here
+                for i in range(n):
+                    c, s = here[0, i], here[1, i]
+                    here[0, i], here[1, i] = c * across[0, i] - s * across[1, i], s * across[0, i] + c * across[1, i]
             summed[:] = 0
-            for i in range(0, n, 2):
-                other = min(i + 1, n - 1)  # of an odd number, the last one's wave is zero
-                a = two_pi * (q[i, 0] * t_slow + q[i, 2] * t_z)
-                b = two_pi * (q[other, 0] * t_slow + q[other, 2] * t_z)
-                _accumulate(summed, waves[i], waves[i + 1], (np.cos(a), np.sin(a), np.cos(b), np.sin(b)))
-            line = power[k, row]
-            for j in range(width):
-                line[j] = summed[0, j] * summed[0, j] + summed[1, j] * summed[1, j]
+            for group in range(groups):
+                for row in range(number):
+                    _accumulate(summed[row, :2], waves[group, 0], turns[row], group * _AT_ONCE)
+                    _accumulate(summed[row, 2:], waves[group, 1], turns[row], group * _AT_ONCE)
+            for row in range(number):
+                _squared(summed[row], power[k, first + row])
 
 
 @_jit
-def _accumulate(summed, first, second, turns):  # type: ignore[no-untyped-def]
-    """Adds two spots' waves along fast, each turned by its phase (two at a time: half the stores)."""
-    a0, b0, a1, b1 = turns
+def _accumulate(summed, waves, turns, at):  # type: ignore[no-untyped-def]
+    """Adds the waves (_AT_ONCE, m) of some spots times the cosine, and times the sine, of their phases: to `summed` (2, m).
+
+    The cosines and sines of all spots are `turns` (2, n); these are the spots from `at` on.
+    """
+    a0, a1, a2, a3 = turns[0, at], turns[0, at + 1], turns[0, at + 2], turns[0, at + 3]
+    b0, b1, b2, b3 = turns[1, at], turns[1, at + 1], turns[1, at + 2], turns[1, at + 3]
     for j in range(summed.shape[1]):
-        summed[0, j] += a0 * first[0, j] - b0 * first[1, j] + a1 * second[0, j] - b1 * second[1, j]
-        summed[1, j] += a0 * first[1, j] + b0 * first[0, j] + a1 * second[1, j] + b1 * second[0, j]
+        summed[0, j] += a0 * waves[0, j] + a1 * waves[1, j] + a2 * waves[2, j] + a3 * waves[3, j]
+        summed[1, j] += b0 * waves[0, j] + b1 * waves[1, j] + b2 * waves[2, j] + b3 * waves[3, j]
+
+
+@_jit
+def _squared(summed, line):  # type: ignore[no-untyped-def]
+    """Fills a row's |F|^2 (2 m - 1) from its sums (4, m): of cosines along fast times cosine and sine of the phase, of sines the same."""
+    half = summed.shape[1] - 1
+    for j in range(half + 1):
+        line[half + j] = (summed[0, j] - summed[3, j]) ** 2 + (summed[1, j] + summed[2, j]) ** 2
+    for j in range(1, half + 1):
+        line[half - j] = (summed[0, j] + summed[3, j]) ** 2 + (summed[1, j] - summed[2, j]) ** 2
 
 
 @_jit

@@ -61,12 +61,17 @@ def grown(q, moves, basis, shifts, beam_px):  # type: ignore[no-untyped-def]
 
 @_jit
 def _sum_up(q, moves, lattice, limit, equations):  # type: ignore[no-untyped-def]
-    """Fills the normal equations of the spots whose three indices are nearly whole; returns the number of these."""
+    """Fills the normal equations of the spots whose three indices are nearly whole; returns the number of these.
+
+    A spot's three indices have the same derivatives, each by its own three elements of the basis and its own offset, and by the beam
+    through its vector alone: sums over spots are made of q, of its moves and of what is left of the indices, and put together at the end.
+    """
     basis, shifts, moved = lattice
-    normal, right = equations
-    unknowns, used = len(right), 0
-    row, here, off = np.empty(unknowns), np.empty(3), np.empty(3)
-    normal[:], right[:] = 0.0, 0.0
+    beam, used = len(equations[1]) - 12, 0.0
+    squares, sums, by_move = np.zeros((3, 3)), np.zeros(3), np.zeros((3, 6))
+    move_squares, move_sums = np.zeros((6, 6)), np.zeros(6)
+    left, left_sums, left_by_move = np.zeros((3, 3)), np.zeros(3), np.zeros((3, 6))
+    here, off, move = np.empty(3), np.empty(3), np.empty(6)
     for i in range(len(q)):
         for j in range(3):
             here[j] = q[i, j] + moves[i, j, 0] * moved[0] + moves[i, j, 1] * moved[1]
@@ -74,24 +79,57 @@ def _sum_up(q, moves, lattice, limit, equations):  # type: ignore[no-untyped-def
             off[k] = off_whole(here[0] * basis[k, 0] + here[1] * basis[k, 1] + here[2] * basis[k, 2] - shifts[k])
         if max(abs(off[0]), abs(off[1]), abs(off[2])) > limit:
             continue
-        used += 1
-        for k in range(3):
-            row[:] = 0.0
-            for j in range(3):
-                row[3 * k + j] = here[j]
-            row[9 + k] = -1.0
-            for c in range(unknowns - 12):
-                row[12 + c] = basis[k, 0] * moves[i, 0, c] + basis[k, 1] * moves[i, 1, c] + basis[k, 2] * moves[i, 2, c]
-            _add(normal, right, row, -off[k])
+        used += 1.0
+        for j in range(3):
+            sums[j] += here[j]
+            left_sums[j] += off[j]
+            for k in range(3):
+                squares[j, k] += here[j] * here[k]
+                left[j, k] += off[j] * here[k]
+        if beam > 0:
+            for j in range(6):
+                move[j] = moves[i, j // 2, j % 2]
+            _add_moves(move, here, off, (move_sums, move_squares, by_move, left_by_move))
+    _put_together(equations, basis, used, (squares, sums, by_move), (move_squares, move_sums), (left, left_sums, left_by_move))
     return used
 
 
 @_jit
-def _add(normal, right, row, value):  # type: ignore[no-untyped-def]
-    """Adds one equation row x = value."""
-    for a in range(len(row)):
-        if row[a] == 0.0:
-            continue
-        right[a] += row[a] * value
-        for b in range(len(row)):
-            normal[a, b] += row[a] * row[b]
+def _add_moves(move, here, off, sums):  # type: ignore[no-untyped-def]
+    """Adds what the normal equations need of one spot's moves with the beam (6,): themselves, and by themselves, its q and its misfits."""
+    move_sums, move_squares, by_move, left_by_move = sums
+    for j in range(6):
+        move_sums[j] += move[j]
+        for k in range(6):
+            move_squares[j, k] += move[j] * move[k]
+    for j in range(3):
+        for k in range(6):
+            by_move[j, k] += here[j] * move[k]
+            left_by_move[j, k] += off[j] * move[k]
+
+
+@_jit
+def _put_together(equations, basis, used, of_q, of_moves, of_left):  # type: ignore[no-untyped-def]
+    """Fills the normal equations from the sums over `used` spots (`_sum_up`)."""
+    normal, right = equations
+    (squares, sums, by_move), (move_squares, move_sums), (left, left_sums, left_by_move) = of_q, of_moves, of_left
+    normal[:], right[:] = 0.0, 0.0
+    for k in range(3):
+        normal[9 + k, 9 + k] = used
+        right[9 + k] = left_sums[k]
+        for j in range(3):
+            right[3 * k + j] = -left[k, j]
+            normal[3 * k + j, 9 + k] = normal[9 + k, 3 * k + j] = -sums[j]
+            for m in range(3):
+                normal[3 * k + j, 3 * k + m] = squares[j, m]
+        for c in range(len(right) - 12):
+            for i in range(3):
+                normal[9 + k, 12 + c] -= basis[k, i] * move_sums[2 * i + c]
+                right[12 + c] -= basis[k, i] * left_by_move[k, 2 * i + c]
+                for j in range(3):
+                    normal[3 * k + j, 12 + c] += basis[k, i] * by_move[j, 2 * i + c]
+                    for d in range(2):
+                        normal[12 + c, 12 + d] += basis[k, i] * basis[k, j] * move_squares[2 * i + c, 2 * j + d]
+            normal[12 + c, 9 + k] = normal[9 + k, 12 + c]
+            for j in range(3):
+                normal[12 + c, 3 * k + j] = normal[3 * k + j, 12 + c]

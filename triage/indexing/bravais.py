@@ -8,7 +8,9 @@ hexagonal setting.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -53,20 +55,28 @@ class Setting:
         return replace(self, stated=tidy(cell_of(self.change @ direct), self.bravais))
 
     def strains(self) -> Floats:
-        """(m, 3, 3): the symmetric strains that the symmetry allows, in the frame of B."""
-        x, y, z = (np.diag(row) for row in np.eye(3))
-        off = [_symmetric(i, j) for i, j in ((0, 2), (0, 1), (1, 2))]
-        match self.bravais[0]:
-            case "a":
-                return np.array([x, y, z, *off])
-            case "m":
-                return np.array([x, y, z, off[0]])
-            case "o":
-                return np.array([x, y, z])
-            case "c":
-                return np.array([x + y + z])
-            case _:
-                return np.array([x + y, z])
+        """(m, 3, 3): the symmetric strains that the symmetry allows, in the frame of B; not to be written to."""
+        return _strains(self.bravais[0])
+
+
+@functools.cache
+def _strains(family: str) -> Floats:
+    """As `Setting.strains`, by the letter of the crystal family."""
+    x, y, z = (np.diag(row) for row in np.eye(3))
+    off = [_symmetric(i, j) for i, j in ((0, 2), (0, 1), (1, 2))]
+    match family:
+        case "a":
+            ways = np.array([x, y, z, *off])
+        case "m":
+            ways = np.array([x, y, z, off[0]])
+        case "o":
+            ways = np.array([x, y, z])
+        case "c":
+            ways = np.array([x + y + z])
+        case _:
+            ways = np.array([x + y, z])
+    ways.setflags(write=False)
+    return ways
 
 
 def busing_levy(cell: Cell) -> Floats:
@@ -76,9 +86,12 @@ def busing_levy(cell: Cell) -> Floats:
 
 def cell_of(direct: Floats) -> Cell:
     """Lengths and angles of three vectors (3, 3), rows, in A."""
-    a, b, c = (float(x) for x in np.linalg.norm(direct, axis=1))
-    cosines = direct @ direct.T / np.outer((a, b, c), (a, b, c))
-    alpha, beta, gamma = (float(np.rad2deg(np.arccos(np.clip(cosines[i, j], -1.0, 1.0)))) for i, j in ((1, 2), (0, 2), (0, 1)))
+    x, y, z = direct.tolist()
+    a, b, c = math.hypot(*x), math.hypot(*y), math.hypot(*z)
+    alpha, beta, gamma = (
+        math.degrees(math.acos(min(max((u[0] * v[0] + u[1] * v[1] + u[2] * v[2]) / (m * n), -1.0), 1.0)))
+        for u, v, m, n in ((y, z, b, c), (x, z, a, c), (x, y, a, b))
+    )
     return (a, b, c, alpha, beta, gamma)
 
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from triage.core import Run, Spots
 from triage.geometry import Geometry
+from triage.indexing.matrices import inverse
 from triage.indexing.model import Lattice
 from triage.indexing.observed import Bools, Floats, Observed, observe, remeasured, together, with_beam_moved
-from triage.indexing.search import chances, first_of_each, settle
+from triage.indexing.search import chances, first_of_each, settle, some_of
 from triage.indexing.vectors import offset_of
 from triage.lattice_features import BEAM_PX, MANY
 from triage.lattice_grow import grown
@@ -55,8 +56,8 @@ _SAME_VOLUME, _SAME_PX = 0.01, 0.5
 """Within which two origins are one and the same lattice's."""
 _MISFIT_SIGMA = 0.06
 """What is left of the offsets at the right origin (`benchmarks.indexing`, seeds 21, 31 and 33: nine of ten are below it)."""
-_SCREENED, _SCREEN_ROUNDS = 80, 2
-"""Spots that origins are first held against, about, and rounds of least squares on these."""
+_SCREEN_ROUNDS = 2
+"""Rounds of least squares on the spots that origins are first held against."""
 _SETTLED, _ROUNDS = 6, 3
 """Origins that are then settled on all spots (of 377 searches the one that is best on all was among the six 376 times:
 `benchmarks.indexing`, seeds 21, 31 and 33), and rounds of that: they begin near where they end."""
@@ -197,10 +198,11 @@ class _Origin:
 
 def _grown(observed: Observed, use: Bools, lattices: Sequence[Floats]) -> list[_Grown]:
     q, per_px = (np.ascontiguousarray(part[use]) for part in (observed.measured.q, observed.measured.per_px))
+    inner = np.ascontiguousarray(q[:_INNER].T)
     found = []
     for which, a in enumerate(lattices):
-        basis = np.linalg.inv(a)
-        offsets = np.array([offset_of(vector, q[:_INNER]) for vector in basis])
+        basis = inverse(a)
+        offsets = np.array([offset_of(vector, inner, inner.shape[1]) for vector in basis])
         move = grown(q, -per_px, basis, offsets, BEAM_PX)
         volume = abs(float(np.linalg.det(basis)))
         if not (np.isfinite(basis).all() and np.isfinite(move).all() and volume > 1.0):
@@ -239,7 +241,7 @@ def _carried(one: _Grown, q: Floats) -> Floats:
     """A (m, 3, 3) of the grown lattice when its spots are at q (m, n, 3): a move of the beam strains and turns it, besides moving it."""
     known = np.concatenate([one.q, np.ones((len(one.q), 1))], axis=1)
     change = (np.linalg.pinv(known) @ q)[:, :3]  # q_before change + a constant = q, by least squares
-    return np.asarray(change.transpose(0, 2, 1) @ np.linalg.inv(one.basis))
+    return np.asarray(change.transpose(0, 2, 1) @ inverse(one.basis))
 
 
 def _likeliest(view: View, origins: Sequence[_Origin]) -> tuple[_Origin, Floats] | None:
@@ -256,8 +258,7 @@ def _likeliest(view: View, origins: Sequence[_Origin]) -> tuple[_Origin, Floats]
         of_it = [k for k, option in enumerate(origins) if option.grown is one]
         starts[of_it] = _carried(one, q[of_it][:, use])
     unlikely = np.array([_log10_unlikely(option) for option in origins])
-    some = np.flatnonzero(use)[:: max(int(use.sum()) // _SCREENED, 1)]
-    screened = unlikely + chances(observed, some, q, ray, starts, rounds=_SCREEN_ROUNDS)
+    screened = unlikely + chances(observed, some_of(use), q, ray, starts, rounds=_SCREEN_ROUNDS)
     best, least = None, np.inf
     for k in np.argsort(screened, kind="stable")[:_SETTLED]:
         trial = settle(remeasured(observed, q[k], ray[k]), use, starts[k], rounds=_ROUNDS)

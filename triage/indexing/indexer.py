@@ -13,13 +13,13 @@ from triage.core import Cell, Indexed, IndexingStatus, Run, Solution, Spots
 from triage.indexing.bravais import Setting, busing_levy, is_flat, settings
 from triage.indexing.centre import LOG10_CENTRES, SHARP_PX, Move, View, free_centre, is_sharp
 from triage.indexing.known_cell import anywhere, axes_like, nearby
+from triage.indexing.matrices import apart_rad, inverse
 from triage.indexing.model import (
     TURNS,
     Lattice,
     claimed,
     harmonics,
     multiplied,
-    nearest_rotation,
     primitive,
     sharpened,
     symmetrised,
@@ -223,10 +223,10 @@ class EmbeddedIndexer:
             return None
         setting = lattice.setting
         if smaller is not lattice.trial:  # else its symmetry is the stated cell's: only turned since
-            setting = next(iter(settings(np.linalg.inv(best.a), _EXACT_DEG)))
+            setting = next(iter(settings(inverse(best.a), _EXACT_DEG)))
             if lattice.setting.stated is not None:
-                stated = np.linalg.inv(lattice.setting.change) @ np.linalg.inv(busing_levy(lattice.setting.stated))
-                setting = setting.held_to(np.rint(_TWELVE * np.linalg.inv(best.a) @ lattice.trial.a) / _TWELVE @ stated)
+                stated = inverse(lattice.setting.change) @ inverse(busing_levy(lattice.setting.stated))
+                setting = setting.held_to(np.rint(_TWELVE * inverse(best.a) @ lattice.trial.a) / _TWELVE @ stated)
         return under(observed, use, best, setting, lattice.log10_trials)
 
     def _known_or_other(self, view: View, known: _Found | None, other: _Found | None, cells: Sequence[Cell]) -> _Found | None:
@@ -239,7 +239,7 @@ class EmbeddedIndexer:
         if other is None:
             return known
         for cell in cells:
-            axes = axes_like(_stated(cell)[0], np.linalg.inv(other.lattice.trial.a), _AGREES)
+            axes = axes_like(_stated(cell)[0], inverse(other.lattice.trial.a), _AGREES)
             if axes is not None:
                 return _better(known, self._under_known(view, other, cell, axes))
         if known is not None and other.lattice.trial.n <= known.lattice.trial.n:
@@ -250,7 +250,7 @@ class EmbeddedIndexer:
         """A lattice of any cell whose vectors `axes` (3, 3; rows, A) are those of a known cell, under that cell."""
         observed, use, lattice = found.view.observed, found.view.observed.usable, found.lattice
         log10_trials = _log10_trials(observed, use) + (0.0 if found.view is view else LOG10_CENTRES)
-        trial = settle(observed, use, np.linalg.inv(axes), ways=TURNS, like=lattice.trial, rounds=0)
+        trial = settle(observed, use, inverse(axes), ways=TURNS, like=lattice.trial, rounds=0)
         known = self._completed(observed, use, under(observed, use, trial, _stated(cell)[1], log10_trials, start=START))
         if known is None:
             return found
@@ -281,7 +281,7 @@ class EmbeddedIndexer:
         setting = replace(first.setting, stated=None)  # as refined, which these spots share: header and crystal are the same
         for within_deg in (_SPLIT_DEG, 180.0):
             near = within_deg < 180.0
-            options = nearby(observed, use, first.trial.a, within_deg) if near else anywhere(observed, use, np.linalg.inv(first.trial.a))
+            options = nearby(observed, use, first.trial.a, within_deg) if near else anywhere(observed, use, inverse(first.trial.a))
             log10_trials = _log10_orientations(observed, use, np.deg2rad(within_deg))
             lattice = _oriented(observed, use, options, setting, log10_trials, like=first.trial)
             if self._is_there(lattice.trial, log10_trials, further=True):
@@ -301,7 +301,7 @@ class _Found:
 @functools.lru_cache(maxsize=16)
 def _stated(cell: Cell) -> tuple[Floats, Setting]:
     """Direct axes (3, 3; rows, A) of a known cell, and its symmetry: asked for on every frame of a run, and of a moved beam again."""
-    direct = np.linalg.inv(busing_levy(cell))
+    direct = inverse(busing_levy(cell))
     return direct, next(iter(settings(direct, _EXACT_DEG))).held_to(direct)
 
 
@@ -326,7 +326,7 @@ def _is_certain(found: _Found, cells: Sequence[Cell]) -> bool:
         return _is_enough(found)
     if lattice.trial.spread[0] > SHARP_PX or lattice.trial.n < _NEARLY_ALL * observed.usable.sum():
         return False
-    direct = np.linalg.inv(lattice.trial.a)
+    direct = inverse(lattice.trial.a)
     return any(axes_like(_stated(cell)[0], direct, _UNSTRAINED) is not None for cell in cells)
 
 
@@ -371,26 +371,18 @@ def _oriented(
     for trial in trials[:_FOLLOWED]:
         if trial.log10_chance > _WORTH_FOLLOWING * trials[0].log10_chance:
             break
-        if any(_apart_rad(trial, other) < _CONVERGED_RAD for other in seen):
+        if any(apart_rad(trial.a, other.a) < _CONVERGED_RAD for other in seen):
             continue
-        seen.append(trial)
         lattice = under(observed, inner, trial, setting, log10_trials, start=START)
-        followed.append(under(observed, use, lattice.trial, lattice.setting, log10_trials, start=START))
+        if not any(apart_rad(lattice.trial.a, other.a) < _CONVERGED_RAD for other in seen):
+            followed.append(under(observed, use, lattice.trial, lattice.setting, log10_trials, start=START))
+        seen += [trial, lattice.trial]
     return min(followed, key=_worth)
 
 
 def _is_same(one: Trial, other: Trial) -> bool:
     """Whether two lattices are so nearly parallel that they are one crystal's mosaic blocks."""
-    return _apart_rad(one, other) < max(_LEAST_ANGLE_RAD, _MOSAIC * float(other.spread[1]))
-
-
-def _apart_rad(one: Trial, other: Trial) -> float:
-    """The angle between two lattices of the same cell, whatever their axes; infinite where the cell is another."""
-    change = np.rint(np.linalg.inv(other.a) @ one.a)
-    if round(abs(float(np.linalg.det(change)))) != 1:
-        return math.inf
-    turn = nearest_rotation(one.a @ np.linalg.inv(other.a @ change))
-    return math.acos(min(max((float(np.trace(turn)) - 1.0) / 2.0, -1.0), 1.0))
+    return apart_rad(one.a, other.a) < max(_LEAST_ANGLE_RAD, _MOSAIC * float(other.spread[1]))
 
 
 def _log10_orientations(observed: Observed, use: Bools, within_rad: float) -> float:

@@ -20,6 +20,8 @@ CUT = 3.0
 """Standard deviations, across and along, within which a spot belongs to a lattice point."""
 _SHIFT_SIGMA_PX = 2.0
 """Of the beam centre's error that is expected: beamlines state it to a few pixels."""
+_ITSELF = 13
+"""The point itself among the 27 about it."""
 _NEGLIGIBLE, _LARGE = 1e-16, 1e200
 """Of a sum, what double precision cannot tell from none; and where a sum begins anew, before it overflows."""
 
@@ -88,6 +90,28 @@ def _misfits(from_spot, ray, weights, steps, turned, worth):  # type: ignore[no-
 
 
 @_jit
+def _shortest2(steps):  # type: ignore[no-untyped-def]
+    """The squared length of the shortest of the 26 steps (3, 27) that lead away from a point, 1/A^2."""
+    least = np.inf
+    for k in range(27):
+        if k != _ITSELF:
+            least = min(least, steps[0, k] ** 2 + steps[1, k] ** 2 + steps[2, k] ** 2)
+    return least
+
+
+@_jit
+def _has_no_nearer(off, ray, weights, shortest2):  # type: ignore[no-untyped-def]
+    """Whether no point about the one that is `off` (3,) from its spot can be nearer to it, in standard deviations, of a still.
+
+    These are a norm, and so another one is no nearer if it is twice as far from this one as this one from the spot; and a step has
+    the length of `shortest2`^(1/2) over the larger standard deviation at least.
+    """
+    along = off[0] * ray[0] + off[1] * ray[1] + off[2] * ray[2]
+    square = (off[0] ** 2 + off[1] ** 2 + off[2] ** 2 - along * along) * weights[0] + along * along * weights[1]
+    return 4.0 * square <= shortest2 * min(weights[0], weights[1])
+
+
+@_jit
 def assign(a, q, ray, spin, sigma_across, sigma_along, use, hkl, away):  # type: ignore[no-untyped-def]
     """The lattice point that is nearest to each spot q (n, 3) in `use` (n,), in standard deviations: fills hkl (n, 3) and away (n, 2), 1/A.
 
@@ -100,6 +124,7 @@ def assign(a, q, ray, spin, sigma_across, sigma_along, use, hkl, away):  # type:
         away[:] = np.inf
         return
     steps, turns = _around(a, spin)
+    shortest2 = _shortest2(steps) if spin[0] == 0.0 and spin[1] == 0.0 and spin[2] == 0.0 else 0.0
     index, off, turn, worth = np.empty(3), np.empty(3), np.empty(3), np.empty(27)
     for i in range(len(q)):
         if not use[i]:
@@ -114,11 +139,13 @@ def assign(a, q, ray, spin, sigma_across, sigma_along, use, hkl, away):  # type:
         for j in range(3):
             off[j] -= q[i, j]
         weights = (1.0 / sigma_across[i] ** 2, 1.0 / sigma_along[i] ** 2)
-        _misfits(off, ray[i], weights, steps, (turn, turns), worth)
-        best = 0
-        for k in range(1, 27):
-            if worth[k] < worth[best]:
-                best = k
+        best = _ITSELF
+        if not _has_no_nearer(off, ray[i], weights, shortest2):
+            _misfits(off, ray[i], weights, steps, (turn, turns), worth)
+            best = 0
+            for k in range(1, 27):
+                if worth[k] < worth[best]:
+                    best = k
         along, speed, left2 = 0.0, 0.0, 0.0
         for j in range(3):
             along += (off[j] + steps[j, best]) * ray[i, j]
@@ -161,19 +188,18 @@ def belongs(hkl, away, sigma_across, sigma_along, inside):  # type: ignore[no-un
 
 
 @_jit
-def step(a, shift_px, held, spots, spin, hkl, use, sigma_across, sigma_along):  # type: ignore[no-untyped-def]
-    """One round of least squares of a (3, 3) and of the beam's shift (2,), both in place; False if there is no answer.
+def _reduced(spots, a, shift_px, spin, hkl, use, sigmas):  # type: ignore[no-untyped-def]
+    """The sums over spots of the normal equations of all nine elements of a (3, 3) and of the beam's shift, whatever is refined of a.
 
-    a changes by the sum of x_k ways_k a. `held`: the ways (m, 3, 3), which are rotations, strains, or all nine elements; 1 / sigma^2 (m,)
-    of each x_k, zero for what is free; and what they have come to (m,), which is added to. `spots` are q (n, 3), rays (n, 3)
-    and dq/dx (n, 3, 2) in 1/A a pixel. Weights fall off with the misfit as those of Geman & McClure (Bull. Int. Stat. Inst. 52 (1987) 5).
+    The derivative of a spot's misfit by element (i, j) of a is g_j along i: of the weight of a misfit, W (3, 3), and of g only the
+    products of W_ik with g_j g_l are summed, which are (6, 6), over half of either: (0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2).
+    Returns these; those of a with the shift (3, 3, 2), of the shift (2, 2); and the right sides of a (3, 3) and the shift (2,).
     """
     q, ray, per_px = spots
-    ways, weight, taken = held
-    m = len(ways)
-    normal, right = np.zeros((m + 2, m + 2)), np.zeros(m + 2)
-    column, whitened = np.empty((m + 2, 3)), np.empty((m + 2, 3))
-    off, g, turn = np.empty(3), np.empty(3), np.empty(3)
+    squares, mixed, of_shift = np.zeros((6, 6)), np.zeros((3, 3, 2)), np.zeros((2, 2))
+    right, right_shift = np.zeros((3, 3)), np.zeros(2)
+    off, g, weighed = np.empty(3), np.empty(3), np.empty(3)
+    weight, products = np.empty(6), np.empty(6)
     for i in range(len(q)):
         if not use[i]:
             continue
@@ -181,28 +207,82 @@ def step(a, shift_px, held, spots, spin, hkl, use, sigma_across, sigma_along):  
             g[j] = a[j, 0] * hkl[i, 0] + a[j, 1] * hkl[i, 1] + a[j, 2] * hkl[i, 2]
         for j in range(3):
             off[j] = g[j] - q[i, j] + per_px[i, j, 0] * shift_px[0] + per_px[i, j, 1] * shift_px[1]
-            column[m, j], column[m + 1, j] = per_px[i, j, 0], per_px[i, j, 1]
-            for k in range(m):
-                column[k, j] = ways[k, j, 0] * g[0] + ways[k, j, 1] * g[1] + ways[k, j, 2] * g[2]
-        across, along = 1.0 / sigma_across[i] ** 2, 1.0 / sigma_along[i] ** 2
-        d = off[0] * ray[i, 0] + off[1] * ray[i, 1] + off[2] * ray[i, 2]
-        turn[0] = spin[1] * g[2] - spin[2] * g[1]
-        turn[1] = spin[2] * g[0] - spin[0] * g[2]
-        turn[2] = spin[0] * g[1] - spin[1] * g[0]
-        speed = turn[0] * ray[i, 0] + turn[1] * ray[i, 1] + turn[2] * ray[i, 2]
-        part = _part_of_turn(d, speed)
-        for j in range(3):  # what the turn moves across the ray; along it, the whole exposure is as likely
-            off[j] += part * (turn[j] - speed * ray[i, j])
+        across, along = 1.0 / sigmas[0][i] ** 2, 1.0 / sigmas[1][i] ** 2
+        x, y, z = ray[i, 0], ray[i, 1], ray[i, 2]
+        tx, ty, tz = spin[1] * g[2] - spin[2] * g[1], spin[2] * g[0] - spin[0] * g[2], spin[0] * g[1] - spin[1] * g[0]
+        d, speed = off[0] * x + off[1] * y + off[2] * z, tx * x + ty * y + tz * z
+        part = _part_of_turn(d, speed)  # what the turn moves across the ray; along it, the whole exposure is as likely
+        off[0], off[1], off[2] = off[0] + part * (tx - speed * x), off[1] + part * (ty - speed * y), off[2] + part * (tz - speed * z)
         worth = (off[0] ** 2 + off[1] ** 2 + off[2] ** 2 - d * d) * across + d * d * along
         robust = 1.0 / (1.0 + worth / 6.0) ** 2
-        for k in range(m + 2):
-            d = column[k, 0] * ray[i, 0] + column[k, 1] * ray[i, 1] + column[k, 2] * ray[i, 2]
+        even, ray_too = robust * across, robust * (along - across)
+        weight[0], weight[2], weight[5] = even + ray_too * x * x, even + ray_too * y * y, even + ray_too * z * z
+        weight[1], weight[3], weight[4] = ray_too * x * y, ray_too * x * z, ray_too * y * z
+        products[0], products[2], products[5] = g[0] * g[0], g[1] * g[1], g[2] * g[2]
+        products[1], products[3], products[4] = g[0] * g[1], g[0] * g[2], g[1] * g[2]
+        for j in range(6):
+            for k in range(6):
+                squares[j, k] += weight[j] * products[k]
+        _weigh(weight, off, weighed)
+        for j in range(3):
+            for k in range(3):
+                right[j, k] -= weighed[j] * g[k]
+        for k in range(2):
+            right_shift[k] -= weighed[0] * per_px[i, 0, k] + weighed[1] * per_px[i, 1, k] + weighed[2] * per_px[i, 2, k]
+        for k in range(2):
+            _weigh(weight, per_px[i, :, k], weighed)
             for j in range(3):
-                whitened[k, j] = robust * (across * column[k, j] + (along - across) * d * ray[i, j])
-            right[k] -= whitened[k, 0] * off[0] + whitened[k, 1] * off[1] + whitened[k, 2] * off[2]
-        for k in range(m + 2):
-            for p in range(k + 1):
-                normal[k, p] += whitened[k, 0] * column[p, 0] + whitened[k, 1] * column[p, 1] + whitened[k, 2] * column[p, 2]
+                for m in range(3):
+                    mixed[j, m, k] += weighed[j] * g[m]
+            for m in range(2):
+                of_shift[k, m] += weighed[0] * per_px[i, 0, m] + weighed[1] * per_px[i, 1, m] + weighed[2] * per_px[i, 2, m]
+    return squares, mixed, of_shift, right, right_shift
+
+
+@_jit
+def _weigh(weight, vector, weighed):  # type: ignore[no-untyped-def]
+    """Fills `weighed` (3,) with a symmetric matrix (its half, 6) times a vector (3,)."""
+    weighed[0] = weight[0] * vector[0] + weight[1] * vector[1] + weight[3] * vector[2]
+    weighed[1] = weight[1] * vector[0] + weight[2] * vector[1] + weight[4] * vector[2]
+    weighed[2] = weight[3] * vector[0] + weight[4] * vector[1] + weight[5] * vector[2]
+
+
+@_jit
+def _half(i, j):  # type: ignore[no-untyped-def]
+    """Where element (i, j) of a symmetric matrix (3, 3) is in its half (6,)."""
+    high, low = max(i, j), min(i, j)
+    return high * (high + 1) // 2 + low
+
+
+@_jit
+def step(a, shift_px, held, spots, spin, hkl, use, sigma_across, sigma_along):  # type: ignore[no-untyped-def]
+    """One round of least squares of a (3, 3) and of the beam's shift (2,), both in place; False if there is no answer.
+
+    a changes by the sum of x_k ways_k a. `held`: the ways (m, 3, 3), which are rotations, strains, or all nine elements; 1 / sigma^2 (m,)
+    of each x_k, zero for what is free; and what they have come to (m,), which is added to. `spots` are q (n, 3), rays (n, 3)
+    and dq/dx (n, 3, 2) in 1/A a pixel. Weights fall off with the misfit as those of Geman & McClure (Bull. Int. Stat. Inst. 52 (1987) 5).
+    """
+    ways, weight, taken = held
+    m = len(ways)
+    normal, right = np.zeros((m + 2, m + 2)), np.zeros(m + 2)
+    squares, mixed, of_shift, of_a, right_shift = _reduced(spots, a, shift_px, spin, hkl, use, (sigma_across, sigma_along))
+    part = np.empty((3, 3))
+    for k in range(m):
+        for i in range(3):
+            for j in range(3):
+                part[i, j] = 0.0
+                for u in range(3):
+                    for v in range(3):
+                        part[i, j] += squares[_half(i, u), _half(j, v)] * ways[k, u, v]
+        for p in range(k, m):
+            normal[p, k] = (part * ways[p]).sum()
+        for p in range(2):
+            normal[m + p, k] = (mixed[:, :, p] * ways[k]).sum()
+        right[k] = (of_a * ways[k]).sum()
+    for k in range(2):
+        right[m + k] = right_shift[k]
+        for p in range(2):
+            normal[m + k, m + p] = of_shift[k, p]
     for k in range(m):
         normal[k, k] = normal[k, k] * (1.0 + 1e-9) + 1e-12
     for k in range(m):
@@ -217,13 +297,20 @@ def step(a, shift_px, held, spots, spin, hkl, use, sigma_across, sigma_along):  
     for k in range(m):
         change += right[k] * ways[k]
         taken[k] += right[k]
-    for j in range(3):
-        for i in range(3):
-            off[i] = a[i, j] + change[i, 0] * a[0, j] + change[i, 1] * a[1, j] + change[i, 2] * a[2, j]
-        a[:, j] = off
+    a += _product(change, a)
     shift_px[0] += right[m]
     shift_px[1] += right[m + 1]
     return True
+
+
+@_jit
+def _product(one, other):  # type: ignore[no-untyped-def]
+    """Of two matrices (3, 3)."""
+    result = np.empty((3, 3))
+    for i in range(3):
+        for j in range(3):
+            result[i, j] = one[i, 0] * other[0, j] + one[i, 1] * other[1, j] + one[i, 2] * other[2, j]
+    return result
 
 
 @_jit

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import numba
@@ -15,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from triage.indexing.bravais import niggli
+from triage.indexing.matrices import inverse
 from triage.indexing.observed import Bools, Floats, Observed, rotations
 from triage.indexing.search import first_of_each
+from triage.indexing.vectors import sine
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "nnan", "ninf", "contract", "arcp"})
 
@@ -29,17 +32,10 @@ _ORIENTATIONS_APART = 0.8  # in all nine elements of the three vectors, in units
 _MOST_DIRECTIONS = 60_000
 _MOST_TURNS = 40_000
 _LOOKED_AT = 60  # of the worthiest, for each that is wanted
+_ASKED_FURTHER = 4  # one in so many orientations, whose next vectors are transformed
 _NEAR_ORIGIN = np.array(list(product(range(-3, 4), repeat=3)))
 """Points of a reduced lattice, among which the axes of a cell of up to four times its volume are."""
 _ALIKE = 1e-3  # of an index: a known cell's two-fold
-
-
-@_jit
-def _sine(x):  # type: ignore[no-untyped-def]
-    """Sine of 2 pi x for -1/4 <= x <= 1/4 by its series to x^7."""
-    square = x * x
-    series = np.float32(41.341702) - square * (np.float32(81.605249) - square * np.float32(76.7058597))
-    return x * (np.float32(6.2831853) - square * series)
 
 
 @_jit
@@ -56,9 +52,9 @@ def coherences(q, t, result):  # type: ignore[no-untyped-def]
             turn = x * q[0, i] + y * q[1, i] + z * q[2, i]
             f = turn - np.floor(turn + np.float32(0.5))  # -1/2 to 1/2
             g = abs(f) - np.float32(0.25)
-            real -= _sine(g)  # cos 2 pi f = -sin 2 pi (|f| - 1/4)
-            sine = _sine(np.float32(0.25) - abs(g))  # |sin 2 pi f|
-            imaginary += sine if f >= 0 else -sine
+            real -= sine(g)  # cos 2 pi f = -sin 2 pi (|f| - 1/4)
+            size = sine(np.float32(0.25) - abs(g))  # |sin 2 pi f|
+            imaginary += size if f >= 0 else -size
         result[k] = math.sqrt(real * real + imaginary * imaginary) / n
 
 
@@ -99,15 +95,13 @@ def distinct(vectors, worth, most, apart):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _on_cones(q, firsts, direct, first_worth, steps, order, senses):  # type: ignore[no-untyped-def]
-    """Orientations (r, 3, 3; rows: the three vectors turned) with their summed coherence (r,).
+def _on_cones(firsts, direct, steps, order, senses):  # type: ignore[no-untyped-def]
+    """Orientations (r, 3, 3; rows: the three vectors turned), float32, all of one first vector one after the other.
 
     `firsts` (f, 3): directions of the first vector, in one or both `senses`; `direct` (3, 3): the cell's vectors in any frame, which are
     turned about the first one by `steps` equal parts of a turn of 1 / `order`.
     """
-    number = len(firsts) * senses * steps
-    turned = np.empty((number, 3, 3), dtype=np.float32)
-    worth = np.empty(number, dtype=np.float32)
+    turned = np.empty((len(firsts) * senses * steps, 3, 3), dtype=np.float32)
     length = math.sqrt((direct[0] ** 2).sum())
     x0 = direct[0] / length
     y0 = direct[1] - (direct[1] * x0).sum() * x0
@@ -116,7 +110,6 @@ def _on_cones(q, firsts, direct, first_worth, steps, order, senses):  # type: ig
     parts = np.empty((3, 3))  # components of each vector along x0, y0, z0
     for k in range(3):
         parts[k, 0], parts[k, 1], parts[k, 2] = (direct[k] * x0).sum(), (direct[k] * y0).sum(), (direct[k] * z0).sum()
-    ends, scores = np.empty((2, 3), dtype=np.float32), np.empty(2, dtype=np.float32)
     at = 0
     for f in range(len(firsts)):
         for sense in range(senses):
@@ -133,10 +126,23 @@ def _on_cones(q, firsts, direct, first_worth, steps, order, senses):  # type: ig
                 for k in range(3):
                     for j in range(3):
                         turned[at, k, j] = parts[k, 0] * x[j] + parts[k, 1] * y[j] + parts[k, 2] * z[j]
-                ends[0], ends[1] = turned[at, 1], turned[at, 2]
-                coherences(q, ends, scores)
-                worth[at] = first_worth[f] + scores[0] + scores[1]
                 at += 1
+    return turned
+
+
+def _worthiest(q: Floats, turned: Floats, worth: Floats, vectors: Sequence[int]) -> tuple[Floats, Floats]:
+    """The orientations `turned` (r, 3, 3) that may be the worthiest, and their worth: `worth` (r,) and the coherence of `vectors`.
+
+    The first of these is asked of all orientations, the others of those that are then among the best.
+    """
+    for k, vector in enumerate(vectors):
+        scores = np.empty(len(turned), dtype=np.float32)
+        coherences(q, np.ascontiguousarray(turned[:, vector]), scores)
+        worth = worth + scores
+        kept = max(len(worth) // _ASKED_FURTHER, _BEST * _LOOKED_AT)
+        if k == 0 and len(worth) > kept:
+            best = np.argpartition(-worth, kept)[:kept]
+            turned, worth = turned[best], worth[best]
     return turned, worth
 
 
@@ -173,8 +179,10 @@ def anywhere(observed: Observed, use: Bools, direct: Floats) -> list[Floats]:
     radius = float(np.linalg.norm(np.cross(reduced[0], reduced[1]))) / length
     order = _order_about_first(reduced)
     steps = math.ceil(int(np.clip(2.0 * np.pi * radius * s_c / _STEP, 24, 360)) / order)
-    turned, summed = _on_cones(q, directions[chosen], reduced, worth[chosen], steps, order, 1 if _turns_over(reduced) else 2)
-    return _best(turned, summed, s_c, reduced, direct, max(_BEST // order, _FEWEST_BEST))
+    senses = 1 if _turns_over(reduced) else 2
+    turned = _on_cones(directions[chosen], reduced, steps, order, senses)
+    turned, worth = _worthiest(q, turned, np.repeat(worth[chosen], senses * steps), (1, 2))
+    return _best(turned, worth, s_c, reduced, direct, max(_BEST // order, _FEWEST_BEST))
 
 
 def _inequivalent(bases: Floats, apart: float) -> list[Floats]:
@@ -245,20 +253,20 @@ def _turns(points: int, within_rad: float) -> Floats:
 def nearby(observed: Observed, use: Bools, a: Floats, within_deg: float) -> list[Floats]:
     """Matrices A (3, 3) of the lattice `a` turned by less than `within_deg`, unfitted."""
     q, s_c = _inner(observed, use)
-    direct = np.linalg.inv(a)
+    direct = inverse(a)
     reduced = niggli(direct) @ direct
     longest = float(np.linalg.norm(reduced, axis=1).max())
     within = float(np.deg2rad(within_deg))
     points = int(np.clip(within * longest * s_c / _STEP, 3, (3.0 * _MOST_TURNS / (4.0 * np.pi)) ** (1.0 / 3.0)))
     turned = (reduced.astype(np.float32) @ _turns(points, within)).reshape(3, -1, 3)  # vector, rotation, component
-    worth = np.empty(turned.shape[0] * turned.shape[1], dtype=np.float32)
-    coherences(q, turned.reshape(-1, 3), worth)
-    return _best(turned.transpose(1, 0, 2), worth.reshape(3, -1).sum(axis=0), s_c, reduced, direct, _BEST)
+    none = np.zeros(turned.shape[1], dtype=np.float32)
+    likely, worth = _worthiest(q, turned.transpose(1, 0, 2), none, (2, 1, 0))  # the longest is the most particular
+    return _best(likely, worth, s_c, reduced, direct, _BEST)
 
 
 def _best(turned: Floats, worth: Floats, s_c: float, reduced: Floats, direct: Floats, most: int) -> list[Floats]:
     """A of the `most` worthiest orientations, with axes in the order of `direct`; `turned` (r, 3, 3): the vectors of `reduced` turned."""
     apart = _ORIENTATIONS_APART / s_c
     chosen = _distinct(turned, worth, most, apart)
-    to_given = direct @ np.linalg.inv(reduced)
-    return [np.linalg.inv(to_given @ basis) for basis in _inequivalent(turned[chosen].astype(np.float64), apart)]
+    to_given = direct @ inverse(reduced)
+    return [inverse(to_given @ basis) for basis in _inequivalent(turned[chosen].astype(np.float64), apart)]

@@ -9,8 +9,9 @@ import numpy as np
 
 from triage.indexing.bravais import Integers, Setting, busing_levy, cell_of, settings, tidy
 from triage.indexing.fit import DOMAIN_PER_A
+from triage.indexing.matrices import inverse, nearest_rotation
 from triage.indexing.observed import Bools, Floats, Observed, rotations
-from triage.indexing.search import ALL_NINE, START, TIGHT, Held, Trial, settle
+from triage.indexing.search import ALL_NINE, START, TIGHT, Held, Trial, screened, settle
 from triage.indexing.significance import chance_of_more
 
 _ON_SUBLATTICE = 0.65
@@ -32,6 +33,8 @@ _LEAST_WEDGE_RAD = np.deg2rad(0.03)
 _BLUNT = (0.6, 0.006)
 """Spread (px, rad) that a single lattice seldom has."""
 _APART_DEG = 0.4
+_TURNS_SETTLED = 4
+"""Small turns of a blunt lattice that are settled on all spots, of the 27 that are held against some of them."""
 _BALL = np.array([(x, y, z) for x in (-1.0, 0.0, 1.0) for y in (-1.0, 0.0, 1.0) for z in (-1.0, 0.0, 1.0)])
 _MAX_OBLIQUITY_DEG = 3.0
 """Between a direct and a reciprocal axis that may be a two-fold's, of a cell refined on one frame."""
@@ -65,18 +68,12 @@ class Lattice:
     @property
     def a_conventional(self) -> Floats:
         """(3, 3): A of the conventional cell."""
-        return np.linalg.inv(self.setting.change @ np.linalg.inv(self.trial.a))
+        return inverse(self.setting.change @ inverse(self.trial.a))
 
     @property
     def orientation(self) -> Floats:
         """U (3, 3): the rotation nearest to A B^-1."""
-        return nearest_rotation(self.a_conventional @ np.linalg.inv(self.setting.reciprocal))
-
-
-def nearest_rotation(matrix: Floats) -> Floats:
-    """The rotation nearest to a matrix (3, 3) (Kabsch, Acta Cryst. A32 (1976) 922)."""
-    u, _, vt = np.linalg.svd(matrix)
-    return np.asarray(u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt)
+        return nearest_rotation(self.a_conventional @ inverse(self.setting.reciprocal))
 
 
 def _classes(prime: int) -> list[tuple[int, ...]]:
@@ -108,7 +105,7 @@ def _smaller(observed: Observed, use: Bools, trial: Trial, ways: Floats) -> Tria
     for prime, c in _CLASSES:
         if ((hkl @ c) % prime == 0).mean() < _ON_SUBLATTICE:
             continue
-        smaller = settle(observed, use, np.linalg.inv(_divided(np.linalg.inv(trial.a), c, prime)), ways=ways, like=trial, rounds=4)
+        smaller = settle(observed, use, inverse(_divided(inverse(trial.a), c, prime)), ways=ways, like=trial, rounds=4)
         few = trial.n - smaller.n <= _FEW
         if smaller.n and (few or chance_of_more(observed, use & ~claimed(observed, smaller), trial, smaller) > _LOG10_NEEDED):
             return smaller
@@ -183,8 +180,9 @@ def sharpened(observed: Observed, use: Bools, trial: Trial) -> Trial:
     """One of several lattices at a small angle, where `trial` has gone between them; else `trial`."""
     if trial.spread[0] < _BLUNT[0] and trial.spread[1] < _BLUNT[1] + observed.half_wedge_rad:
         return trial
-    turns = rotations(np.deg2rad(_APART_DEG) * _BALL)
-    trials = [settle(observed, use, turn @ trial.a, start=TIGHT, spin=trial.spin) for turn in turns]
+    turned = [turn @ trial.a for turn in rotations(np.deg2rad(_APART_DEG) * _BALL)]
+    likely = screened(observed, use, turned, _TURNS_SETTLED, start=TIGHT, spin=trial.spin)
+    trials = [settle(observed, use, a, start=TIGHT, spin=trial.spin) for a in likely]
     return min([trial, *trials], key=lambda one: one.log10_chance)
 
 
@@ -194,7 +192,7 @@ def symmetrised(observed: Observed, use: Bools, trial: Trial, log10_trials: floa
     if free.n < trial.n - 2:
         free = trial
     lattice = None
-    for setting in settings(np.linalg.inv(free.a), _MAX_OBLIQUITY_DEG):
+    for setting in settings(inverse(free.a), _MAX_OBLIQUITY_DEG):
         lattice = under(observed, use, free, setting, log10_trials, start=START)
         if setting.bravais[0] == "a" or _is_allowed(observed, free, lattice):
             return lattice
@@ -207,15 +205,15 @@ def under(
     observed: Observed, use: Bools, trial: Trial, setting: Setting, log10_trials: float, *, start: tuple[float, float] | None = None
 ) -> Lattice:
     """`trial` with the symmetry of `setting`, refined in orientation and in what it leaves free of the cell, held to a known one."""
-    conventional = np.linalg.inv(setting.change @ np.linalg.inv(trial.a))
-    u = nearest_rotation(conventional @ np.linalg.inv(setting.reciprocal))
+    conventional = inverse(setting.change @ inverse(trial.a))
+    u = nearest_rotation(conventional @ inverse(setting.reciprocal))
     a = _to_primitive(u @ setting.reciprocal, setting)
-    strains = np.einsum("ij,mjk,lk->mil", u, setting.strains(), u)
+    strains = u @ setting.strains() @ u.T
     ways = Held(np.concatenate([TURNS, strains]), *_held(setting))
     refined = settle(observed, use, a, ways=ways, like=trial, rounds=4, start=start)
     if refined.n == 0:
         refined = trial
-    direct = setting.change @ np.linalg.inv(refined.a)
+    direct = setting.change @ inverse(refined.a)
     return Lattice(trial=refined, setting=_restated(setting, direct), log10_trials=log10_trials)
 
 
@@ -224,7 +222,7 @@ def _held(setting: Setting) -> tuple[Floats, Floats]:
     ways = setting.strains()
     firmness, taken = np.zeros(3 + len(ways)), np.zeros(3 + len(ways))
     if setting.stated is not None:
-        strain = setting.reciprocal @ np.linalg.inv(busing_levy(setting.stated)) - np.eye(3)
+        strain = setting.reciprocal @ inverse(busing_levy(setting.stated)) - np.eye(3)
         squares = (ways**2).sum(axis=(1, 2))
         firmness[3:] = squares / _CELL_SIGMA**2
         taken[3:] = (ways * (strain + strain.T) / 2.0).sum(axis=(1, 2)) / squares
@@ -232,7 +230,7 @@ def _held(setting: Setting) -> tuple[Floats, Floats]:
 
 
 def _to_primitive(conventional: Floats, setting: Setting) -> Floats:
-    return np.linalg.inv(np.linalg.inv(setting.change) @ np.linalg.inv(conventional))
+    return inverse(inverse(setting.change) @ inverse(conventional))
 
 
 def _restated(setting: Setting, direct: Floats) -> Setting:
@@ -258,7 +256,7 @@ def _is_allowed(observed: Observed, free: Trial, lattice: Lattice) -> bool:
 
 def _strain(a: Floats, b: Floats) -> float:
     """Largest principal strain between two lattices with the same indices."""
-    return float(np.abs(np.linalg.svd(b @ np.linalg.inv(a), compute_uv=False) - 1.0).max())
+    return float(np.abs(np.linalg.svd(b @ inverse(a), compute_uv=False) - 1.0).max())
 
 
 def _misfit(observed: Observed, trial: Trial, like: Trial, spots: Bools) -> float:

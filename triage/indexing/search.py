@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triage.indexing.fit import START_PX, START_RAD, fit
+from triage.indexing.matrices import inverse
 from triage.indexing.observed import Bools, Floats, Measured, Observed
 from triage.indexing.significance import chance, log10_chance, on_a_point
 from triage.indexing.vectors import join, refine_vectors
@@ -23,6 +24,10 @@ ALL_NINE = np.eye(9).reshape(9, 3, 3)
 _STEP = 0.25  # of the grid across the beam, in units of 1 / s_c (triage.lattice)
 _MOST_PLANES = 41
 _PEAKS, _SHORT_PEAKS, _VECTORS, _BASES = 70, 30, 30, 24
+_SCREENED, _SCREEN_ROUNDS = 80, 2
+"""Spots that lattices are first held against, about, and rounds of least squares on these."""
+_SETTLED = 12
+"""Lattices that are then settled on all spots (with 8 one of 560 frames was lost: `benchmarks.indexing`, seeds 35, 51, 53 and 55)."""
 _SHORT = 3  # of the grid's reach: of a small cell among other lattices the short vectors stand out, the long ones not
 
 
@@ -111,31 +116,66 @@ def settle(
     return trial
 
 
-def chances(observed: Observed, which: npt.NDArray[np.intp], q: Floats, ray: Floats, starts: Floats, *, rounds: int) -> Floats:
+def chances(
+    observed: Observed,
+    which: npt.NDArray[np.intp],
+    q: Floats,
+    ray: Floats,
+    starts: Floats,
+    *,
+    rounds: int,
+    start: tuple[float, float] = START,
+    spin: Floats | None = None,
+) -> Floats:
     """(m,) log10 of the chance of each of the lattices `starts` (m, 3, 3) fitted to the spots `which`, as `settle` has it, in one call.
 
-    `q` and `ray` (m, n, 3) are those of all spots, for each lattice its own.
+    `q` and `ray` (m, n, 3) are those of all spots, for each lattice its own, or (1, n, 3) those of every lattice.
     """
     q, ray = np.ascontiguousarray(q[:, which]), np.ascontiguousarray(ray[:, which])
     per_px, per_px_A = np.ascontiguousarray(observed.measured.per_px[which]), observed.per_px_A[which]
-    spread = np.array([START_PX, START_RAD + observed.half_wedge_rad])
-    return np.asarray(_chances((q, ray, per_px), per_px_A, np.linalg.norm(q, axis=2), starts, spread, ALL_NINE, rounds))
+    spread = np.array([start[0], start[1] + observed.half_wedge_rad])
+    turn = np.zeros(3) if spin is None else spin
+    return np.asarray(_chances((q, ray, per_px), per_px_A, np.linalg.norm(q, axis=2), starts, spread, turn, ALL_NINE, rounds))
 
 
 @_jit
-def _chances(spots, per_px_A, s, starts, spread, ways, rounds):  # type: ignore[no-untyped-def]
-    """As `chances`, of spots that are all in use: q and rays (m, n, 3) and dq/dx (n, 3, 2); s (m, n) in 1/A."""
+def _chances(spots, per_px_A, s, starts, spread, spin, ways, rounds):  # type: ignore[no-untyped-def]
+    """As `chances`, of spots that are all in use: q and rays (m or 1, n, 3) and dq/dx (n, 3, 2); s (m or 1, n) in 1/A."""
     (q, ray, per_px), (number, n) = spots, s.shape
-    found, free = np.zeros(number), np.zeros(len(ways))
+    found, free = np.zeros(len(starts)), np.zeros(len(ways))
     use = np.ones(n, dtype=np.bool_)
-    for m in range(number):
+    for m in range(len(starts)):
+        of = min(m, number - 1)
         a, shift, here = starts[m].copy(), np.zeros(2), spread.copy()
-        held, measured = Held(ways, free, np.zeros(len(ways))), Measured(q[m], ray[m], per_px)
-        inside, _, _ = fit(a, shift, here, held, measured, np.zeros(3), per_px_A, s[m], use, rounds)
+        held, measured = Held(ways, free, np.zeros(len(ways))), Measured(q[of], ray[of], per_px)
+        inside, _, _ = fit(a, shift, here, held, measured, spin, per_px_A, s[of], use, rounds)
         k = inside.sum()
         if k > 0:
-            found[m] = log10_chance(k, n, on_a_point(a, here, per_px_A, s[m], use))
+            found[m] = log10_chance(k, n, on_a_point(a, here, per_px_A, s[of], use))
     return found
+
+
+def some_of(use: Bools) -> npt.NDArray[np.intp]:
+    """Numbers of about _SCREENED spots in `use`, which go as far out as all do: the inner ones fit wrong lattices as well."""
+    return np.flatnonzero(use)[:: max(int(use.sum()) // _SCREENED, 1)]
+
+
+def screened(
+    observed: Observed,
+    use: Bools,
+    lattices: Sequence[Floats],
+    most: int,
+    *,
+    rounds: int = _SCREEN_ROUNDS,
+    start: tuple[float, float] = START,
+    spin: Floats | None = None,
+) -> list[Floats]:
+    """The `most` of `lattices` (matrices A, unfitted) that are least likely to be chance on some of the spots, the least likely first."""
+    if len(lattices) <= most or int(use.sum()) < 2 * _SCREENED:
+        return list(lattices)
+    q, ray, _ = observed.measured
+    found = chances(observed, some_of(use), q[None], ray[None], np.stack(lattices), rounds=rounds, start=start, spin=spin)
+    return [lattices[k] for k in np.argsort(found, kind="stable")[:most]]
 
 
 def first_of_each(same: Bools) -> list[int]:
@@ -160,11 +200,11 @@ def candidates(observed: Observed, use: Bools, scope: Scope) -> list[Floats]:
     thin = max(middle // _SHORT, 1)
     inner = np.ascontiguousarray(power[max(middle - thin, 0) : middle + thin + 1, : near + 1, half - near : half + near + 1])
     peaks = np.concatenate([peaks_of(inner, np.float32(step), n_inner, _SHORT_PEAKS), peaks_of(power, np.float32(step), n_inner, _PEAKS)])
-    vectors, on, _ = refine_vectors(q, min(n_inner, 32), peaks, s_c, _VECTORS)
+    vectors, on, _ = refine_vectors(np.ascontiguousarray(q.T), min(n_inner, 32), peaks, s_c, _VECTORS)
     bases, _ = join(vectors, on, _BASES)
-    return [np.linalg.inv(basis) for basis in bases]
+    return [inverse(basis) for basis in bases]
 
 
 def likeliest(observed: Observed, use: Bools, lattices: Sequence[Floats]) -> list[Trial]:
-    """Matrices A (3, 3), unfitted, brought onto the spots in `use`; the least likely to be chance first."""
-    return sorted((settle(observed, use, a) for a in lattices), key=lambda trial: trial.log10_chance)
+    """Matrices A (3, 3), unfitted, brought onto the spots in `use`, or the most promising of them; the least likely to be chance first."""
+    return sorted((settle(observed, use, a) for a in screened(observed, use, lattices, _SETTLED)), key=lambda trial: trial.log10_chance)
