@@ -13,6 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
 
+from scipy.spatial import cKDTree  # noqa: E402
+
 from training.decay.agree import Both  # noqa: E402
 from training.decay.evaluate import write  # noqa: E402
 from training.decay.fuse import Samples, Witnessed, alarms_of, even_rates, learn, of_each  # noqa: E402
@@ -221,15 +223,18 @@ def test_a_judged_run_can_be_judged_by_another_fusion() -> None:
 
 
 def test_a_dimmed_copy_holds_the_same_spots_fainter() -> None:
+    """The finder leaves out some of a fainter spot: a few per cent of strong ones (docs/spots.md)."""
     plan: Any = next(plan for k in range(100) if (plan := draw_plan(4, "train", 300 + k)).kind == "stills" and plan.visible_spots > 100)
     run = simulate(replace(plan, course=replace(plan.course, brightness=np.ones(plan.n_frames))))
     copy = dimmed(run)
     assert copy.plan.course.look_alike in ("leaving", "flux_dips")
     assert len(copy.rows) < len(run.rows)
+    assert copy.loss == pytest.approx(run.loss)
     darkest = int(np.argmin(np.where(copy.plan.course.brightness > 0.3, copy.plan.course.brightness, 9.0)))
     share = copy.plan.course.brightness[darkest]
     before, after = (each.rows[each.starts[darkest] : each.starts[darkest + 1]] for each in (run, copy))
-    strong = before[before[:, 2] > 60 * before[:, 3]] if (before[:, 2] > 60 * before[:, 3]).sum() > 3 else before[:4]
-    same = [row for row in after if (strong[:, :2] == row[:2]).all(axis=1).any()]
-    kept = [row for row in strong if (after[:, :2] == row[:2]).all(axis=1).any()]
-    assert np.sum([row[2] for row in same]) == pytest.approx(share * np.sum([row[2] for row in kept]), rel=0.15)
+    strong = before[before[:, 2] > 15 * before[:, 3]]
+    apart, nearest = cKDTree(after[:, :2]).query(strong[:, :2])
+    assert (apart < 2.0).mean() > 0.9
+    same = apart < 2.0
+    assert np.sum(after[nearest[same], 2]) == pytest.approx(share * np.sum(strong[same, 2]), rel=0.1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from training.decay.agree import agreement, both_ways
 from training.decay.evaluate import write
+from training.decay.finder import measure
 from training.decay.fuse import collect, learnt_from
 from training.decay.judge import judged_by
 from training.decay.network import gain
@@ -36,6 +37,10 @@ def main() -> None:
     both.add_argument("--seed", type=int, required=True)
     both.add_argument("--runs", type=int, required=True)
     both.add_argument("--model", type=Path, default=Path("models/released/triage.onnx"))
+    both.add_argument("--without-network", action="store_true", help="agreement alone, in half the time")
+    finder = verbs.add_parser("finder", help="shows the spot finder isolated spots; writes what runs without pixels take for found")
+    finder.add_argument("--seed", type=int, required=True)
+    finder.add_argument("--out", type=Path, default=Path("training/decay/finder.json"))
     report = verbs.add_parser("report", help="tables and plots of judged test runs; baselines take their thresholds from training runs")
     report.add_argument("--train", type=Path, required=True, help="whose trends give the thresholds of trends")
     report.add_argument("--test", type=Path, required=True)
@@ -51,9 +56,13 @@ def main() -> None:
         told.out.write_text(json.dumps(learnt) + "\n")
         print(out_of_fold(runs, found))
     elif told.verb == "agree":
-        classifier = OnnxClassifier(told.model, device="cpu")
+        classifier = None if told.without_network else OnnxClassifier(told.model, device="cpu")
         runs_both = [both_ways(told.seed, "train", index, classifier) for index in range(told.runs)]
-        print(agreement(runs_both), gain(runs_both), sep="\n\n")
+        print(agreement(runs_both))
+        if classifier is not None:
+            print("", gain(runs_both), sep="\n")
+    elif told.verb == "finder":
+        told.out.write_text(json.dumps(measure(told.seed)) + "\n")
     else:
         print(write(load(told.train), [judged_by(run, released()) for run in load(told.test)], told.out))
 

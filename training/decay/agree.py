@@ -70,17 +70,17 @@ def small_plan(seed: int, split: str, index: int) -> Plan:
     return replace(plan, angle_deg=angle, wedges=((0, FRAMES),), course=course, background=background)
 
 
-def rendered_frames(run: SimulatedRun, classifier: OnnxClassifier) -> Iterator[tuple[int, Spots, Judgement]]:
-    """What the finder and the network find in the same run's frames, rendered."""
+def rendered_frames(run: SimulatedRun, classifier: OnnxClassifier | None) -> Iterator[tuple[int, Spots, Judgement | None]]:
+    """What the finder and the network, where there is one, find in the same run's frames, rendered."""
     finder = DispersionFinder()
     for frame in np.flatnonzero(run.plan.course.present):
         rendered = render(_scene(run, int(frame)))
         spots = finder.find(rendered.counts, rendered.run)
-        yield int(frame), spots, classifier.score(rendered.counts, spots, rendered.run)
+        yield int(frame), spots, None if classifier is None else classifier.score(rendered.counts, spots, rendered.run)
 
 
-def both_ways(seed: int, split: str, index: int, classifier: OnnxClassifier) -> Both:
-    """One plan, simulated without and with pixels, and tracked."""
+def both_ways(seed: int, split: str, index: int, classifier: OnnxClassifier | None = None) -> Both:
+    """One plan, simulated without and with pixels, and tracked; without `classifier`, `Both.network` is nought."""
     plan = small_plan(seed, split, index)
     run = simulate(plan)
     rendered = list(rendered_frames(run, classifier))
@@ -116,10 +116,12 @@ def _summed(frames: Iterable[Spots]) -> Floats:
     return total
 
 
-def _against_reference(rendered: Sequence[tuple[int, Spots, Judgement]], judged: Ints, last: Decay | None) -> Floats:
+def _against_reference(rendered: Sequence[tuple[int, Spots, Judgement | None]], judged: Ints, last: Decay | None) -> Floats:
     if last is None:
         return np.zeros((0, len(NETWORK)))
-    said = {frame: _of_network(judgement) for frame, _, judgement in rendered}
+    said = {frame: _of_network(judgement) for frame, _, judgement in rendered if judgement is not None}
+    if not said:
+        return np.zeros((len(judged), len(NETWORK)))
     first, end = last.reference_frames
     reference = np.array([said[frame] for frame in said if first <= frame <= end])
     return np.array([said[frame] for frame in judged.tolist()]) - reference.mean(axis=0)

@@ -1,4 +1,4 @@
-"""Runs as spot lists, without pixels: the physics of `training.simulate`, counting noise, and a threshold like the spot finder's.
+"""Runs as spot lists, without pixels: the physics of `training.simulate`, and what the spot finder makes of it (`finder.py`).
 
 A run is a pure function of (seed, split, index). Structures are those of `training.dataset.structures`; half of the test runs are on
 detectors that are in no other split.
@@ -16,12 +16,14 @@ import torch
 
 from training.dataset import HELD_OUT_DETECTORS, SPLITS, structures
 from training.decay.course import Course, Damage, Floats, draw_course, draw_damage
+from training.decay.finder import I_OVER_SIGMA, released
 from training.decay.sweep import Ints, Partials, Sweep, finest_d_A, join, still_partials, swept_partials
 from training.simulate.background import rate
 from training.simulate.crystal import Crystal
 from training.simulate.detectors import DETECTORS
 from training.simulate.diffraction import Beam, Lattice
 from training.simulate.draw import draw_ice, random_rotation, rotation_about
+from training.simulate.render import VISIBLE_I_OVER_SIGMA
 from training.simulate.scene import Background, Powder, Scene, Shadows
 from triage.core import Run, RunHeader, RunKind, Spots
 from triage.geometry import Geometry
@@ -47,15 +49,12 @@ FRAMES = {
     "wedges": (120, 181),
 }
 LARGEST_ANGLE_DEG = 360.0
-DETECTION_I_OVER_SIGMA = 5.0
 REFERENCE_FRAMES = 12
 """Whose visible spots define the outer shell (95th percentile of 1/d)."""
 _DAMAGED_SHARE = 0.5
 _DOSE_LEVELS = 6
 """Of stills: the reflections in diffracting position are worked out anew at so many doses."""
-_FAINTEST = 0.35
-"""Expected intensity over the threshold below which a spot cannot be found; left out before noise is drawn."""
-_ROWS_PER_VISIBLE = 4.0
+_ROWS_PER_VISIBLE = 8.0
 """Partials that are worked out for each one that is to be visible; what is fainter stays unseen, also in the brightest frame."""
 _S_GRID = torch.linspace(0.02, 1.2, 600)
 _DETECTORS = ("EIGER2 4M", "EIGER2 1M", "PILATUS3 1M", "PILATUS3 6M", "JUNGFRAU 1M", "EIGER2 9M")
@@ -290,10 +289,7 @@ def simulate(plan: Plan) -> SimulatedRun:
 
 
 def dimmed(run: SimulatedRun) -> SimulatedRun:
-    """The same run with a crystal that leaves the beam, is a plate, or has its beam dip: spots are thinned, the faint ones lost.
-
-    Another look-alike for the price of some random numbers. The background stays.
-    """
+    """The same crystal and damage with a course of its own: it leaves the beam, is a plate, or has its beam dip."""
     plan = run.plan
     rng = np.random.default_rng([plan.seed, plan.index, 5])
     names = ("leaving", "flux_dips") if plan.kind == "stills" else ("leaving", "flux_dips", "plate")
@@ -301,35 +297,26 @@ def dimmed(run: SimulatedRun) -> SimulatedRun:
     while (course := draw_course(rng, plan.n_frames, plan.angle_deg)).look_alike != wanted:
         pass
     share = course.brightness / course.brightness.max()
-    frame = np.repeat(np.arange(plan.n_frames), np.diff(run.starts))
-    left, (intensity, sigma) = share[frame], run.rows[:, 2:4].astype(np.float64).T
-    beneath = np.maximum(sigma**2 - intensity, 0.0)
-    missing = np.maximum(left * intensity + beneath - left**2 * sigma**2, 0.0)  # of the variance of so many counts
-    counted = left * intensity + np.sqrt(missing) * rng.normal(size=len(left))
-    deviation = np.sqrt(np.maximum(counted, 0.0) + beneath)
-    found = counted > DETECTION_I_OVER_SIGMA * deviation
-    rows = run.rows[found].copy()
-    rows[:, 2], rows[:, 3] = counted[found], deviation[found]
-    starts = np.searchsorted(frame[found], np.arange(plan.n_frames + 1)).astype(np.int64)
-    course = replace(plan.course, look_alike=wanted, brightness=plan.course.brightness * share)
-    return replace(run, plan=replace(plan, course=course), rows=rows, starts=starts)
+    return simulate(replace(plan, course=replace(plan.course, look_alike=wanted, brightness=plan.course.brightness * share)))
 
 
 def _partials(plan: Plan, lattice: Lattice) -> Partials:
+    spread = DETECTORS[plan.detector][0].spread_px
     if plan.kind == "stills":
-        return still_partials(lattice, plan.beam, plan.geometry, plan.d_min_A, np.arange(plan.n_frames))
+        return still_partials(lattice, plan.beam, plan.geometry, plan.d_min_A, np.arange(plan.n_frames), spread)
     axis, start = np.asarray(plan.beam.rotation_axis), np.asarray(lattice.orientation).reshape(3, 3)
     parts = []
     for first, number in plan.wedges:
         turned = replace(lattice, orientation=_flat(rotation_about(axis, float(plan.angle_deg[first])) @ start))
         sweep = Sweep(first_frame=first, n_frames=number, most_rows=int(_ROWS_PER_VISIBLE * plan.visible_spots * number))
-        parts.append(swept_partials(turned, plan.beam, plan.geometry, plan.d_min_A, sweep))
+        parts.append(swept_partials(turned, plan.beam, plan.geometry, plan.d_min_A, sweep, spread))
     return join(parts)
 
 
 def _stills_at_doses(plan: Plan, delta_B: Floats) -> Partials:
     """Stills of a crystal whose cell and mosaicity grow: other reflections come into diffracting position."""
     level = np.minimum((delta_B / delta_B[-1] * _DOSE_LEVELS).astype(int), _DOSE_LEVELS - 1)
+    spread = DETECTORS[plan.detector][0].spread_px
     parts = []
     for k in np.unique(level):
         frames = np.flatnonzero(level == k)
@@ -338,7 +325,7 @@ def _stills_at_doses(plan: Plan, delta_B: Floats) -> Partials:
         crystal = replace(plan.lattice.crystal, cell=(a * grown, b * grown, c * grown, alpha, beta, gamma))
         mosaicity = plan.lattice.mosaicity_deg * (1.0 + plan.damage.broadening_per_B * float(delta_B[frames].mean()))
         lattice = replace(plan.lattice, crystal=crystal, mosaicity_deg=mosaicity)
-        parts.append(still_partials(lattice, plan.beam, plan.geometry, plan.d_min_A, frames))
+        parts.append(still_partials(lattice, plan.beam, plan.geometry, plan.d_min_A, frames, spread))
     return join(parts)
 
 
@@ -365,8 +352,8 @@ def _smooth(plan: Plan) -> Floats:
 
 
 def _threshold(beneath: Floats) -> Floats:
-    """Photons of a spot with I/sigma of DETECTION_I_OVER_SIGMA over `beneath` photons of background."""
-    z2 = DETECTION_I_OVER_SIGMA**2
+    """Photons of a spot that is just visible over `beneath` photons of background: brightness and outer shell go by it."""
+    z2 = VISIBLE_I_OVER_SIGMA**2
     return np.asarray(0.5 * (z2 + np.sqrt(z2 * z2 + 4.0 * z2 * beneath)))
 
 
@@ -382,20 +369,14 @@ def _seen(plan: Plan, parts: Partials, photons: float, delta_B: Floats, scale: F
     smooth, course = _smooth(plan), plan.course
     frame = parts.frame
     bright = course.brightness * scale * strength * photons
-    worth = parts.full * bright[frame] > 2.0 * DETECTION_I_OVER_SIGMA
-    parts, frame = parts.take(worth), frame[worth]
+    worth = parts.full * bright[frame] > I_OVER_SIGMA[0] ** 2  # fainter ones are not found on any background
+    parts, frame = parts.take(worth & course.present[frame]), frame[worth & course.present[frame]]
     plain, icy = (np.interp(parts.s_per_A, _S_GRID.numpy(), level) for level in smooth)
     background = plain * course.background[frame] + (icy - plain) * course.ice[frame]
     broadening = 1.0 + (plan.damage.broadening_per_B * delta_B[frame] if plan.kind != "stills" else 0.0)
     expected = parts.recorded(broadening) * bright[frame] * np.exp(-delta_B[frame] * parts.s_per_A**2 / 2.0)
-    beneath = background * parts.area_px
-    chance = expected > _FAINTEST * _threshold(beneath)
-    parts, frame, background, beneath, expected = parts.take(chance), frame[chance], background[chance], beneath[chance], expected[chance]
-    counted = rng.poisson(expected + beneath) - beneath
-    sigma = np.sqrt(np.maximum(counted, 0.0) + beneath)
-    found = (counted > DETECTION_I_OVER_SIGMA * sigma) & course.present[frame]
-    jitter = rng.normal(size=(int(found.sum()), 2)) * np.sqrt(parts.area_px[found] / (4 * np.pi) / counted[found])[:, None]
-    positions = parts.positions_px[found] + jitter
+    found, intensity, sigma = released().seen(rng, expected, background, parts.area_px)
     seen = parts.take(found)
-    columns = (counted[found], sigma[found], background[found], seen.s_per_A, seen.frame.astype(np.float64), seen.full)
-    return np.column_stack([positions, *columns])
+    jitter = rng.normal(size=(len(found), 2)) * np.sqrt(seen.area_px / (4 * np.pi) / intensity)[:, None]
+    columns = (intensity, sigma, background[found], seen.s_per_A, seen.frame.astype(np.float64), seen.full)
+    return np.column_stack([seen.positions_px + jitter, *columns])

@@ -21,10 +21,12 @@ Ints = npt.NDArray[np.int64]
 
 MOST_REFLECTIONS = 120_000
 """Of the reciprocal lattice within the resolution limit; a large cell is enumerated to a lower resolution instead."""
-_WIDEST_FRAMES = 60.0
-"""Reflections that rock for longer lie next to the rotation axis, where integration programs leave them out."""
-_TAIL = 2.5
+_WIDEST_FRAMES = 240.0
+"""Reflections that rock for longer lie next to the rotation axis: they are next to none."""
+_TAIL = 3.0
 """Standard deviations of the rocking curve that are recorded on either side."""
+USUAL_SPREAD_PX = 0.2
+"""Standard deviation of the point spread of most pixel detectors of `training.simulate.detectors`."""
 _LEAST_S = 0.01
 """1/A: under 100 A all is behind the beam stop."""
 
@@ -65,9 +67,11 @@ def join(parts: list[Partials]) -> Partials:
     return joined.take(np.argsort(joined.frame, kind="stable"))
 
 
-def still_partials(lattice: Lattice, beam: Beam, geometry: Geometry, d_min_A: float, frames: Ints) -> Partials:
-    """The same reflections in each of `frames`: stills of one orientation."""
-    found = reflections(lattice, replace(beam, rotation_deg=0.0), geometry, d_min_A, spread_px=0.3)
+def still_partials(
+    lattice: Lattice, beam: Beam, geometry: Geometry, d_min_A: float, frames: Ints, spread_px: float = USUAL_SPREAD_PX
+) -> Partials:
+    """The same reflections in each of `frames`: stills of one orientation. `spread_px` is the detector's point spread."""
+    found = reflections(lattice, replace(beam, rotation_deg=0.0), geometry, d_min_A, spread_px)
     n, repeats = len(found.photons), len(frames)
     area = 4.0 * np.pi * (found.radial_px * found.tangential_px).numpy()
     nothing = np.zeros(n * repeats)
@@ -97,21 +101,28 @@ class Sweep:
     """About so many partials, of the strongest reflections, are enough: the rest cannot be seen."""
 
 
-def swept_partials(lattice: Lattice, beam: Beam, geometry: Geometry, d_min_A: float, sweep: Sweep) -> Partials:
-    """Partials of consecutive exposures of `beam.rotation_deg`; `lattice.orientation` is at the start of the first."""
+def swept_partials(
+    lattice: Lattice, beam: Beam, geometry: Geometry, d_min_A: float, sweep: Sweep, spread_px: float = USUAL_SPREAD_PX
+) -> Partials:
+    """Partials of consecutive exposures of `beam.rotation_deg`; `lattice.orientation` is at the start of the first.
+
+    `spread_px` is the detector's point spread.
+    """
     n_frames = sweep.n_frames
     orientation = np.asarray(lattice.orientation).reshape(3, 3)
     axis = np.asarray(beam.rotation_axis, dtype=np.float64)
     step = float(np.deg2rad(beam.rotation_deg))
     hkl, start_g = _lattice_points(orientation @ lattice.crystal.reciprocal_basis(), d_min_A)
-    which, angle = _crossings(start_g, axis, geometry.wavelength_A, n_frames * step)
+    margin = 0.5 * _WIDEST_FRAMES * step  # what is centred before the first frame or after the last rocks into them
+    which, angle = _crossings(start_g, axis, geometry.wavelength_A, -margin, n_frames * step + margin)
     g = _rotated(start_g[which], axis, angle)
     k1 = g + np.array([0.0, 0.0, 1.0 / geometry.wavelength_A])
     speed = np.abs((k1 * np.cross(axis, g)).sum(axis=1)) * geometry.wavelength_A  # d(excitation error)/d(angle), 1/A per rad
     s = np.linalg.norm(g, axis=1)
     width = _excitation_sigma(s, lattice, beam, geometry.wavelength_A) / np.maximum(speed, 1e-9)  # rad
     positions = geometry.positions_px(k1)
-    keep = (positions > 0).all(axis=1) & (positions < geometry.shape_px).all(axis=1) & (width < _WIDEST_FRAMES * step / (2 * _TAIL))
+    keep = (positions > 0).all(axis=1) & (positions < geometry.shape_px).all(axis=1) & (width < margin / _TAIL)
+    keep &= (angle + _TAIL * width > 0.0) & (angle - _TAIL * width < n_frames * step)
     hkl, angle, k1, speed, s, width, positions = (x[keep] for x in (hkl[which], angle, k1, speed, s, width, positions))
     unit = k1 / np.linalg.norm(k1, axis=1, keepdims=True)
     polarised = beam.polarisation * (1 - unit[:, 0] ** 2) + (1 - beam.polarisation) * (1 - unit[:, 1] ** 2)  # Kahn et al. (1982)
@@ -123,9 +134,9 @@ def swept_partials(lattice: Lattice, beam: Beam, geometry: Geometry, d_min_A: fl
         full=wilson * polarised / speed * lattice.scale,
         start=np.zeros(len(s)),
         end=np.zeros(len(s)),
-        area_px=_area_px(lattice, beam, geometry, unit),
+        area_px=_area_px(lattice, beam, geometry, unit, spread_px),
     )
-    rows = 1.0 + 2.0 * _TAIL * width / step
+    rows = np.minimum(1.0 + 2.0 * _TAIL * width / step, n_frames)
     order = np.argsort(-whole.full / np.maximum(width / step, 0.4))  # by the largest part in one frame
     some = order[: int(np.searchsorted(np.cumsum(rows[order]), sweep.most_rows)) + 1]
     some = some[wilson[some] > 0]
@@ -167,8 +178,8 @@ def _lattice_points(basis: Floats, d_min_A: float) -> tuple[Ints, Floats]:
     return hkl[away], g[away]
 
 
-def _crossings(g: Floats, axis: Floats, wavelength_A: float, total_rad: float) -> tuple[Ints, Floats]:
-    """Which points (m,) meet the sphere, and at which angle (m,) in rad from the start, within the sweep; a point may do so often.
+def _crossings(g: Floats, axis: Floats, wavelength_A: float, first_rad: float, end_rad: float) -> tuple[Ints, Floats]:
+    """Which points (m,) meet the sphere, and at which angle (m,) in rad, from `first_rad` to `end_rad`; a point may do so often.
 
     |k0 + g| = |k0| asks for g_z = -lambda s^2 / 2, and g_z goes with the angle as c + a cos + b sin.
     """
@@ -182,9 +193,9 @@ def _crossings(g: Floats, axis: Floats, wavelength_A: float, total_rad: float) -
     offset = np.arccos(wanted[possible] / radius[possible])
     which, angles = [], []
     for angle in (phase + offset, phase - offset):
-        for turn in range(int(total_rad / (2 * np.pi)) + 1):
-            turned = np.mod(angle, 2 * np.pi) + 2 * np.pi * turn
-            inside = turned < total_rad
+        for turn in range(int((end_rad - first_rad) / (2 * np.pi)) + 1):
+            turned = np.mod(angle - first_rad, 2 * np.pi) + 2 * np.pi * turn + first_rad
+            inside = turned < end_rad
             which.append(possible[inside])
             angles.append(turned[inside])
     return np.concatenate(which), np.concatenate(angles)
@@ -207,12 +218,12 @@ def _excitation_sigma(s: Floats, lattice: Lattice, beam: Beam, wavelength_A: flo
     return np.asarray(np.sqrt(size**2 + mosaic**2 + (beam.bandwidth * s * sin_theta) ** 2 + divergence**2))
 
 
-def _area_px(lattice: Lattice, beam: Beam, geometry: Geometry, unit: Floats) -> Floats:
+def _area_px(lattice: Lattice, beam: Beam, geometry: Geometry, unit: Floats, spread_px: float) -> Floats:
     """Area (n,) of the spots' 2-sigma ellipses in pixels, as in `training.simulate.diffraction`."""
     path = geometry.distance_mm / float(np.mean(geometry.pixel_mm))
     cos = np.clip(unit[:, 2], 0.05, 1.0)
     tan = np.sqrt(1.0 - cos**2) / cos
-    round_px2 = 0.3**2 + beam.size_px**2 + (beam.divergence_rad * path) ** 2 + 1.0 / 12.0
+    round_px2 = spread_px**2 + beam.size_px**2 + (beam.divergence_rad * path) ** 2 + 1.0 / 12.0
     round_px2 += (path * geometry.wavelength_A / (2.355 * lattice.domain_A)) ** 2
     streak = path / cos**2 * 2.0 * tan / (1.0 + 1.0 / cos) * beam.bandwidth
     arc = path * tan * np.deg2rad(lattice.mosaicity_deg)

@@ -37,7 +37,8 @@ _WINDOW_FRAMES, _STILL_FRAMES = (5, 15), (2, 15)
 """Fewest and most frames that are judged together; stills need not wait for new reflections."""
 _RISE = 1.05
 """Growth of a threshold up to which it is left where it was."""
-_I2 = 25.0  # (I/sigma)^2 of a spot that is just found
+_SPOT_Z = 5.5
+"""Significance of a spot that is just found, in Anscombe's units (docs/spots.md, step 7)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,5 +191,5 @@ def _mean(values: Floats) -> float:
 
 
 def _threshold(beneath: Floats) -> Floats:
-    """Photons of a spot with I/sigma of 5 over `beneath` photons of background."""
-    return np.asarray(0.5 * (_I2 + np.sqrt(_I2 * _I2 + 4.0 * _I2 * beneath)))
+    """Photons of a spot that is just found over `beneath` photons of background: 2 (sqrt(S + B + 3/8) - sqrt(B + 3/8)) = _SPOT_Z."""
+    return np.asarray(_SPOT_Z**2 / 4.0 + _SPOT_Z * np.sqrt(beneath + 0.375))
