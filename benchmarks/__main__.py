@@ -1,12 +1,12 @@
-"""All benchmarks, one after the other, or those named: early_lane, spots, simulator."""
+"""All benchmarks, one after the other, or those named: early_lane, spots, decay, simulator."""
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks import early_lane, simulator, spots
+from benchmarks import decay, early_lane, simulator, spots
 
-PARTS = {"early_lane": early_lane.main, "spots": spots.main, "simulator": simulator.main}
+PARTS = {"early_lane": early_lane.main, "spots": spots.main, "decay": decay.main, "simulator": simulator.main}
 
 
 def main() -> None:
