@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from triage.core import Run, RunHeader, RunKind
-from triage.spots import DispersionFinder
+from triage.spots import SPOT_FINDER_VERSION, DispersionFinder
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -130,7 +130,8 @@ def measure(seed: int, frames: int = 2) -> dict[str, Any]:
                 brighter = _expected(I_OVER_SIGMA[i + 1], BACKGROUNDS[b], WIDTHS_PX[w])
                 pixels[b, w, i], recovered[b, w, i] = pixels[b, w, i + 1], recovered[b, w, i + 1] * brighter / expected
     table = Finder(found=found, pixels=pixels, recovered=recovered)
-    return {"seed": seed, "frames": frames, **{name: np.round(values, 3).tolist() for name, values in asdict(table).items()}}
+    made = {"spot_finder_version": SPOT_FINDER_VERSION, "seed": seed, "frames": frames}
+    return {**made, **{name: np.round(values, 3).tolist() for name, values in asdict(table).items()}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -181,8 +182,10 @@ def _expected(ratio: float, background: float, width_px: float) -> float:
 
 @lru_cache(maxsize=1)
 def released() -> Finder:
-    """The table beside this file, made by `python -m training.decay finder`. Raises ValueError where it is of other cells."""
+    """The table beside this file, made by `python -m training.decay finder`. Raises ValueError where it is of another finder or of other cells."""
     told = json.loads(Path(__file__).with_name("finder.json").read_text())
+    if told["spot_finder_version"] != SPOT_FINDER_VERSION:
+        raise ValueError("training/decay/finder.json is of another spot finder: make it anew with `python -m training.decay finder`")
     table = Finder(**{name: np.asarray(told[name]) for name in ("found", "pixels", "recovered")})
     if table.recovered.shape != (len(BACKGROUNDS), len(WIDTHS_PX), len(I_OVER_SIGMA), len(QUANTILES)):
         raise ValueError("training/decay/finder.json is of other cells: make it anew with `python -m training.decay finder`")
