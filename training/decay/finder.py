@@ -182,7 +182,10 @@ def _expected(ratio: float, background: float, width_px: float) -> float:
 
 @lru_cache(maxsize=1)
 def released() -> Finder:
-    """The table beside this file, made by `python -m training.decay finder`. Raises ValueError where it is of another finder or of other cells."""
+    """The table beside this file, made by `python -m training.decay finder`.
+
+    Raises ValueError where it is of another spot finder or of other cells.
+    """
     told = json.loads(Path(__file__).with_name("finder.json").read_text())
     if told["spot_finder_version"] != SPOT_FINDER_VERSION:
         raise ValueError("training/decay/finder.json is of another spot finder: make it anew with `python -m training.decay finder`")
