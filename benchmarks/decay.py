@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from training.decay.runs import SimulatedRun
 
 SEED, RUNS = 99, 32
-"""Of the training split; eight drawn runs in ten are shorter than 400 frames."""
+"""Of the training split."""
 AIM_MS = 1.0
 
 

@@ -22,7 +22,6 @@ from triage.core import Run, RunHeader, RunKind
 from triage.spots import SPOT_FINDER_VERSION, DispersionFinder
 
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 BACKGROUNDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Photons a pixel."""

@@ -12,6 +12,7 @@ import numpy as np
 from triage.decay.fit import Fit, Shells, fit
 from triage.decay.frames import FrameSpots, Sums, likeness
 from triage.decay.shells import N_SHELLS, Floats
+from triage.spots import DispersionFinder
 
 _MAX_LEAN = 3.0
 """Reference frames this many times weaker or stronger than the median are left out: the crystal was coming into the beam."""
@@ -37,7 +38,7 @@ _WINDOW_FRAMES, _STILL_FRAMES = (5, 15), (2, 15)
 """Fewest and most frames that are judged together; stills need not wait for new reflections."""
 _RISE = 1.05
 """Growth of a threshold up to which it is left where it was."""
-_SPOT_Z = 5.5
+_SPOT_Z = DispersionFinder().spot_z
 """Significance of a spot that is just found, in Anscombe's units (docs/spots.md, step 7)."""
 
 
