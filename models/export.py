@@ -10,7 +10,7 @@ import onnxruntime as ort
 import torch
 
 from models.network import Calibrated
-from triage.classify import METADATA_KEY, ModelMetadata
+from triage.classify import METADATA_KEY, OUTPUTS, ModelMetadata
 from triage.core import TriageError
 from triage.preprocess import N_CHANNELS
 
@@ -36,7 +36,7 @@ def export(network: Calibrated, metadata: ModelMetadata, path: Path) -> float:
         example,
         str(part),
         input_names=["image", "crops", "features"],
-        output_names=["lattices", "kind", "ice", "inverse_d"],
+        output_names=list(OUTPUTS),
         dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
         dynamo=True,
         external_data=False,

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.decay.agree import _scene, small_plan  # noqa: E402
+from training.decay.agree import scene_of, small_plan  # noqa: E402
 from training.decay.finder import I_OVER_SIGMA, WIDTHS_PX, i_over_sigma, isolated, released  # noqa: E402
 from training.decay.runs import simulate  # noqa: E402
 from training.simulate.render import render  # noqa: E402
@@ -70,7 +70,7 @@ def test_runs_without_pixels_hold_as_many_spots_as_rendered_frames() -> None:
         plan = replace(plan, course=replace(plan.course, present=np.ones(plan.n_frames, dtype=bool)))
         run = simulate(plan)
         for frame in (1, 3, 5, 7):
-            rendered = render(_scene(run, frame))
+            rendered = render(scene_of(run, frame))
             with_pixels += len(DispersionFinder().find(rendered.counts, rendered.run))
             without += int(run.starts[frame + 1] - run.starts[frame])
     assert with_pixels > 500

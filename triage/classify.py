@@ -12,12 +12,16 @@ import numpy as np
 import onnxruntime as ort
 
 from triage.core import NON_DIFFRACTION_KINDS, Judgement, Model, Pixels, Run, Spots, TriageError
+from triage.pair import PairHead
 from triage.features import beam_check
 from triage.preprocess import Preprocess
 
 METADATA_KEY = "triage"
 """Of the ONNX file's metadata: a JSON object with everything serving needs to know."""
-
+OUTPUTS = ("lattices", "kind", "ice", "inverse_d")
+"""What every model says of a frame."""
+EMBEDDING = "embedding"
+"""What a model with a `pair` head says besides."""
 
 _STATE = ort.capi.onnxruntime_pybind11_state
 _LOAD_ERRORS = (_STATE.Fail, _STATE.InvalidProtobuf, _STATE.InvalidGraph, _STATE.InvalidArgument, _STATE.NotImplemented, RuntimeError)
@@ -38,6 +42,8 @@ class ModelMetadata:
     """Shares of 0, 1, 2, 3-or-more lattices that the probabilities are calibrated at."""
     provenance: dict[str, Any]
     """Calibration, git revision, data, seeds."""
+    pair: PairHead | None = None
+    """Compares the embeddings of two frames of a run; None in a model that gives none."""
 
     def to_json(self) -> str:
         """As it is written into the file."""
@@ -50,6 +56,7 @@ class ModelMetadata:
                 "non_diffraction_kinds": list(NON_DIFFRACTION_KINDS),
                 "base_rates": list(self.base_rates),
                 "provenance": self.provenance,
+                **({} if self.pair is None else {"pair": self.pair.to_json()}),
             }
         )
 
@@ -68,6 +75,7 @@ class ModelMetadata:
             preprocess=Preprocess.from_json(json.dumps(value["preprocess"])),
             base_rates=(rates[0], rates[1], rates[2], rates[3]),
             provenance=dict(value["provenance"]),
+            pair=PairHead.from_json(value["pair"]) if "pair" in value else None,
         )
 
 
@@ -94,13 +102,18 @@ class OnnxClassifier:
             self.metadata = ModelMetadata.from_json(written)
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: its metadata do not fit this version ({error}); export the model again") from None
+        self._outputs = [*OUTPUTS] if self.metadata.pair is None else [*OUTPUTS, EMBEDDING]
+        missing = sorted(set(self._outputs) - {output.name for output in self._session.get_outputs()})
+        if missing:
+            raise ModelError(f"{path}: it does not say {', '.join(missing)}; export the model again")
         self.model = Model(name=self.metadata.name, version=self.metadata.version, sha256=hashlib.sha256(content).hexdigest())
 
     def score(self, pixels: Pixels, spots: Spots, run: Run) -> Judgement:
         """The network's judgement of one frame (slow, fast)."""
         inputs = self.metadata.preprocess(pixels, spots, run)
         feed = {"image": inputs.image[None], "crops": inputs.crops[None], "features": inputs.features[None]}
-        lattices, kind, ice, inverse_d = (np.asarray(x[0], dtype=np.float64) for x in self._session.run(None, feed))
+        said = [np.asarray(x[0], dtype=np.float64) for x in self._session.run(self._outputs, feed)]
+        lattices, kind, ice, inverse_d = said[: len(OUTPUTS)]
         counts, kinds = lattices / lattices.sum(), kind / kind.sum()  # float32 sums to one within 1e-7; here to 1e-16
         return Judgement(
             lattices=(float(counts[0]), float(counts[1]), float(counts[2]), float(counts[3])),
@@ -108,6 +121,7 @@ class OnnxClassifier:
             ice_rings=float(ice),
             resolution_A=float(1.0 / inverse_d) if run.geometry is not None and counts[0] < 0.5 else None,
             beam=beam_check(inputs.features),
+            embedding=said[-1] if len(said) > len(OUTPUTS) else None,
         )
 
 

@@ -226,6 +226,8 @@ class Judgement:
     resolution_A: float | None
     beam: BeamCheck | None = None
     """None where there is no geometry, or too few spots to say."""
+    embedding: npt.NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
+    """(n,) what decay compares of the frame with others of its run; not recorded. None from a model that gives none."""
 
     @property
     def multi_lattice(self) -> float:
@@ -263,6 +265,8 @@ class Decay:
     again_delta_B_sigma: float | None = None
     again_spots: int | None = None
     """Measurements of reflections that were measured again."""
+    network_probability: float | None = None
+    """The network's own word, from its looks at the reference's frames and at the last block; None from a model that gives none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

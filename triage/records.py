@@ -157,6 +157,7 @@ def _decay(decay: Decay | None) -> dict[str, Any] | None:
         "again_delta_B_A2": decay.again_delta_B_A2,
         "again_delta_B_sigma": decay.again_delta_B_sigma,
         "again_spots": decay.again_spots,
+        "network_probability": decay.network_probability,
     }
 
 

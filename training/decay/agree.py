@@ -74,7 +74,7 @@ def rendered_frames(run: SimulatedRun, classifier: OnnxClassifier | None) -> Ite
     """What the finder and the network, where there is one, find in the same run's frames, rendered."""
     finder = DispersionFinder()
     for frame in np.flatnonzero(run.plan.course.present):
-        rendered = render(_scene(run, int(frame)))
+        rendered = render(scene_of(run, int(frame)))
         spots = finder.find(rendered.counts, rendered.run)
         yield int(frame), spots, None if classifier is None else classifier.score(rendered.counts, spots, rendered.run)
 
@@ -166,7 +166,7 @@ def _of(decays: list[Decay | None], name: str) -> Floats:
     return np.array([np.nan if decay is None else getattr(decay, name) for decay in decays])
 
 
-def _scene(run: SimulatedRun, frame: int) -> Scene:
+def scene_of(run: SimulatedRun, frame: int) -> Scene:
     """The frame as the renderer wants it."""
     plan, course = run.plan, run.plan.course
     delta_B = float(run.delta_B_A2[frame])

@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from training.dataset import Arrays, load
 from training.evaluation.measures import Floats, Ints
-from triage.classify import ModelError, ModelMetadata, OnnxClassifier
+from triage.classify import OUTPUTS, ModelError, ModelMetadata, OnnxClassifier
 from triage.core import TriageError
 from triage.refusal import ConfigError
 
@@ -106,7 +106,7 @@ def predict(model: Path, frames: FrozenSet) -> tuple[Predictions, ModelMetadata]
         start += len(images)
         for k in range(0, len(images), _BATCH):
             feed = {"image": images[k : k + _BATCH], "crops": crops[k : k + _BATCH], "features": features[k : k + _BATCH]}
-            parts.append(session.run(None, {name: np.array(x) for name, x in feed.items()}))
+            parts.append(session.run(list(OUTPUTS), {name: np.array(x) for name, x in feed.items()}))
     lattices, kind, ice, inverse_d = (np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True))
     if not all(np.isfinite(x).all() for x in (lattices, kind, ice, inverse_d)):
         raise TriageError(f"{model}: not every output is a finite number")

@@ -58,7 +58,7 @@ def process(source: FrameSource, settings: RunVerb | ListenVerb, show: Show) -> 
     parts = FoldParts(
         model=classifier.model,
         config=settings.model_dump(mode="json"),
-        tracker=DecayTracker,
+        tracker=partial(DecayTracker, pair=classifier.metadata.pair),
         policies=lambda run: policies_for(run, flags),
         witness=witness,
     )

@@ -17,7 +17,9 @@ from triage.decay.fit import Fit
 from triage.decay.frames import FrameSpots, Sums, frame_spots, likeness
 from triage.decay.fusion import UNSEEN, Fusion, released
 from triage.decay.mates import Regrowth
+from triage.decay.network import NetworkWitness
 from triage.decay.reference import Reference, recur
+from triage.pair import PairHead
 
 _FITS_A_WINDOW = 2
 """A window is fitted anew so often while its frames are replaced: more often, it would say the same again."""
@@ -50,7 +52,10 @@ class DecayTracker:
     The memory is bounded: the reference frames, a short window, and at most MOST_BLOCKS past blocks of some numbers.
     """
 
-    def __init__(self, run: Run, settings: DecaySettings | None = None, fusion: Fusion | None = None) -> None:
+    def __init__(
+        self, run: Run, settings: DecaySettings | None = None, fusion: Fusion | None = None, pair: PairHead | None = None
+    ) -> None:
+        """`pair`: what the model file gives to compare frames by their embeddings; without it the network has no word."""
         self._settings = settings or DecaySettings()
         self._judges = run.geometry is not None and run.kind not in (RunKind.SERIAL, RunKind.GRID)
         self._start: list[FrameSpots] = []
@@ -61,6 +66,7 @@ class DecayTracker:
         self._step_deg = abs(run.header.omega_step_deg or 0.0)
         self._may_recur = run.kind is RunKind.STILLS and not self._step_deg
         self._again = Again(run)
+        self._network = NetworkWitness(pair)
         self._fusion = fusion or released()
         self._probability = UNSEEN
         self._change: Change | None = None
@@ -74,7 +80,7 @@ class DecayTracker:
         if not verdict.judgement.non_diffraction < 0.5:
             self._keep(None)
             return None
-        frame = frame_spots(verdict.frame, verdict.shells.spots)
+        frame = frame_spots(verdict.frame, verdict.shells.spots, verdict.judgement.embedding)
         self._again.add(frame)
         if self._reference is None:
             self._start.append(frame)
@@ -86,6 +92,11 @@ class DecayTracker:
         self._keep(kept)
         self._extend(self._reference, kept)
         return self._judged(self._reference)
+
+    @property
+    def reference(self) -> Reference | None:
+        """The run's own start, once it is complete."""
+        return self._reference
 
     @property
     def wants_lattice(self) -> bool:
@@ -107,6 +118,7 @@ class DecayTracker:
     def _begin(self, reference: Reference) -> None:
         """The reference's own frames are the test's first blocks: damage that began in them goes on from there."""
         self._reference = reference
+        self._network.begin([frame.embedding for frame in reference.kept])
         begin = (0,) if reference.same_reflections else (0, reference.window // 2)
         self._series = [_Blocks(reference, self._step_deg, skip) for skip in begin]
         self._window.clear()
@@ -131,6 +143,7 @@ class DecayTracker:
                 continue
             if blocks.fit is not None:
                 self._change = blocks.change
+                self._network.look(blocks.embeddings)
                 self._weigh(blocks.features(self._again.look()), kept.frame.frame)
                 if len(self._window) == reference.window and None not in self._window:
                     self._fit, self._until_fit = blocks.fit, max(reference.window // _FITS_A_WINDOW, _LEAST_FRAMES_A_FIT)
@@ -169,6 +182,7 @@ class DecayTracker:
             again_delta_B_A2=None if again is None else again.delta_B,
             again_delta_B_sigma=None if again is None else again.sigma,
             again_spots=None if again is None else again.pairs,
+            network_probability=self._network.probability,
         )
 
 
@@ -184,6 +198,8 @@ class _Blocks:
         self.fit: Fit | None = None
         """Of the last full block; None where it could not be compared."""
         self.change: Change | None = None
+        self.embeddings: list[Floats | None] = []
+        """Of the last full block's frames."""
 
     def __len__(self) -> int:
         return len(self._block)
@@ -202,6 +218,7 @@ class _Blocks:
             self._test.add(float(np.mean([frame.frame for frame in frames])), fit.delta_B, fit.sigma_now, fit.log_scale)
             self._evidence.add(frames, sums, fit)
             self.change = self._test.result()
+        self.embeddings = [each.frame.embedding for each in self._block]
         self._block = []
         return True
 

@@ -93,6 +93,7 @@ FRAME_COLUMNS = (
     Column("decay_again_delta_B_A2"),
     Column("decay_again_delta_B_sigma"),
     Column("decay_again_spots"),
+    Column("decay_network_probability"),
     Column("ice_rings"),
     Column("spots_count"),
     Column("spots_count_no_ice"),
