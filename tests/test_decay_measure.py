@@ -25,7 +25,9 @@ from training.decay.out_of_fold import level_of  # noqa: E402
 from training.decay.reliability import as_table, reliability  # noqa: E402
 from training.decay.report import TooFewRunsError  # noqa: E402
 from training.decay.runs import dimmed, draw_plan, simulate  # noqa: E402
+from training.decay.serial import FRAMES, SerialResult, as_sentence, crystals, declared  # noqa: E402
 from training.verbs import evaluate  # noqa: E402
+from triage.core import RunKind  # noqa: E402
 from triage.decay.evidence import FEATURES  # noqa: E402
 from triage.decay.fusion import UNSEEN, Fusion, Layers, calibrated, evened  # noqa: E402
 from triage.flags.settings import DECAY  # noqa: E402
@@ -102,11 +104,19 @@ def test_the_report_of_runs_is_written(tmp_path: Path) -> None:
 
 def test_the_verb_simulates_judges_and_reports_and_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As a user runs it, on few runs; the second time nothing is simulated again."""
-    asked = ["evaluate.what=runs", "evaluate.runs.test=10", "evaluate.runs.train=4", "evaluate.runs.seed=5", f"evaluate.out={tmp_path}"]
+    asked = [
+        "evaluate.what=runs",
+        "evaluate.runs.test=10",
+        "evaluate.runs.train=4",
+        "evaluate.runs.seed=5",
+        "evaluate.runs.serial=1",
+        f"evaluate.out={tmp_path}",
+    ]
     assert evaluate(asked) == 0
     said = capsys.readouterr().out
     assert said.startswith("10 test runs")
     assert "spot count, falls by" in said
+    assert "1 serial runs: decay null in all 100 frames, none flagged." in said
     assert str(tmp_path / "report.md") in said
     names = {"decay_losses.png", "decay_runs.png", "report.json", "report.md", "test_5.pkl", "train_51.pkl"}
     assert {path.name for path in tmp_path.iterdir()} == names
@@ -114,6 +124,22 @@ def test_the_verb_simulates_judges_and_reports_and_goes_on_where_it_was(tmp_path
     assert evaluate(asked) == 0
     assert capsys.readouterr().out == said
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in written} == written
+
+
+def test_serial_runs_are_reported_in_a_sentence_and_every_frame_is_another_crystal() -> None:
+    """Numbers by hand; and of one drawn run: hits show other spots each, undamaged, and some frames show none."""
+    none, some = SerialResult(frames=200, judged=0, flagged=0), SerialResult(frames=200, judged=90, flagged=1)
+    said = as_sentence({"serial": none, "stills": some, "rotation": none})
+    assert said.startswith("2 serial runs: decay null in all 200 frames, none flagged.")
+    assert said.endswith("flagged: 1 of 2 as stills, 0 of 2 as rotation.")
+    wrong = as_sentence({"serial": some, "stills": some, "rotation": none})
+    assert wrong.startswith("2 serial runs: decay null in 110 of 200 frames, 1 flagged.")
+    frames = list(crystals(5, 0))
+    hits = [frame for frame in frames if len(frame)]
+    assert 0.1 * FRAMES < len(hits) <= FRAMES == len(frames)
+    nearest = cKDTree(hits[0].positions_px).query(hits[1].positions_px)[0]
+    assert (nearest < 1.0).mean() < 0.2
+    assert declared(draw_plan(5, "test", 0), RunKind.SERIAL).header.omega_step_deg is None
 
 
 @pytest.mark.parametrize(("train", "test", "named"), [(RUNS[:4], RUNS, "train = 4"), (RUNS, RUNS[:3], "test = 3")])

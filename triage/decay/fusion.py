@@ -111,6 +111,6 @@ def released() -> Fusion:
     """The one that comes with the package."""
     found = told()
     layers = Layers(*(np.array(found[name]) for name in Layers._fields))
-    numbers = {name: found[name] for name in ("slope", "offset")}
-    pairs = {name: tuple(found[name]) for name in ("calibration", "even")}
-    return Fusion(np.array(found["mean"]), np.array(found["spread"]), layers, **pairs, **numbers)
+    numbers: dict[str, Any] = {name: found[name] for name in ("slope", "offset")}
+    numbers |= {name: tuple(found[name]) for name in ("calibration", "even")}
+    return Fusion(np.array(found["mean"]), np.array(found["spread"]), layers, **numbers)
