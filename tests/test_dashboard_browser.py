@@ -99,7 +99,8 @@ def verdict(run_id: str, frame: int, random: np.random.Generator) -> Verdict:
     )
     delta_B = 12 * decayed + float(random.normal(0, 0.6))
     decay = Decay(
-        probability=float(1 / (1 + np.exp(-(delta_B - 9) / 0.7))),
+        probability=float(1 / (1 + np.exp(-(delta_B - 8) / 0.7))),
+        alarm_probability=float(1 / (1 + np.exp(-(delta_B - 9) / 0.7))),
         delta_B_A2=delta_B,
         delta_B_sigma=0.6,
         scale=1.0,
@@ -311,7 +312,7 @@ def test_charts_are_drawn_with_thresholds_and_bands(visitor: Visitor, board: Boa
     visitor.wait_for(shows("judged", "1\u202f300"))
     visitor.page.wait_for_timeout(300)
     for panel, colours in enumerate(
-        (("--multi", "--none"), ("--decay", "--delta"), ("--spots", "--all-spots"), ("--network", "--spots"), ("--ice",))
+        (("--multi", "--none"), ("--decay", "--alarm", "--delta"), ("--spots", "--all-spots"), ("--network", "--spots"), ("--ice",))
     ):
         for colour in colours:
             assert drawn_pixels(visitor, panel, colour) > 100, (panel, colour)

@@ -94,7 +94,7 @@ def course(
 def largest_run_of_alarms(decays: list[Decay]) -> int:
     longest = current = 0
     for decay in decays:
-        current = current + 1 if decay.probability > ALARM else 0
+        current = current + 1 if decay.alarm_probability > ALARM else 0
         longest = max(longest, current)
     return longest
 
@@ -185,7 +185,7 @@ def test_catches_damage(crystal: Crystal) -> None:
     """B grows by 0.3 A^2 a frame from frame 20, and the scale falls: it is said before B has grown by 20 A^2."""
     for seed in range(2):
         decays = course(crystal, seed, n_frames=100, delta_B=lambda i: 0.3 * max(0, i - 20), scale=lambda i: math.exp(-max(0, i - 20) / 60))
-        alarms = [100 - len(decays) + i for i, decay in enumerate(decays) if decay.probability > ALARM]
+        alarms = [100 - len(decays) + i for i, decay in enumerate(decays) if decay.alarm_probability > ALARM]
         assert 20 < alarms[0] < 86
 
 

@@ -78,14 +78,32 @@ def test_the_fusion_is_the_mean_of_its_networks() -> None:
     assert fusion.probability(row) == pytest.approx(1.0 / (1.0 + math.exp(-(2.0 * logit + 0.3))))
 
 
-def test_growth_beyond_doubt_adds_to_the_log_odds() -> None:
-    """Nothing up to z = 4, 0.6 for each unit more; z comes as its inverse hyperbolic sine."""
+def nothing() -> Layers:
+    """Networks that say even odds of everything."""
     n = len(FEATURES)
-    fusion = Fusion(np.zeros(n), np.ones(n), Layers(np.zeros((1, n, 1)), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros((1, n))))
+    return Layers(np.zeros((1, n, 1)), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros((1, n)))
+
+
+def test_growth_beyond_doubt_adds_to_the_log_odds() -> None:
+    """Nothing up to z = 4, 0.6 for each unit more; z comes as its inverse hyperbolic sine. The calibrated one takes its share."""
+    n = len(FEATURES)
+    fusion, third = (Fusion(np.zeros(n), np.ones(n), nothing(), calibration=(0.0, share)) for share in (1.0, 1.0 / 3.0))
     row = np.zeros(n)
     for z, logit in ((3.9, 0.0), (6.0, 1.2), (9.0, 3.0)):
         row[FEATURES.index("z")] = math.asinh(z)
         assert fusion.probability(row) == pytest.approx(1.0 / (1.0 + math.exp(-logit)))
+        assert third.says(row).alarm == fusion.says(row).alarm == fusion.probability(row)
+        assert third.probability(row) == pytest.approx(1.0 / (1.0 + math.exp(-logit / 3.0)))
+
+
+def test_alarms_are_evened_and_the_probability_is_calibrated_apart_from_them() -> None:
+    """Stills, and rotations e times as long as 60 frames: each is moved by its own numbers alone."""
+    n = len(FEATURES)
+    fusion = Fusion(np.zeros(n), np.ones(n), nothing(), calibration=(-0.7, 1.0), even=(1.1, 0.9))
+    stills, rotation = np.zeros(n), np.zeros(n)
+    stills[FEATURES.index("stills")], rotation[FEATURES.index("log_frames")] = 1.0, math.log(60.0) + 1.0
+    odds = [math.log(p / (1.0 - p)) for row in (stills, rotation) for p in fusion.says(row)]
+    assert odds == pytest.approx([-0.7, 1.1, 0.0, -0.9])
 
 
 def test_the_released_fusion_tells_a_plain_case() -> None:

@@ -17,16 +17,19 @@ from scipy.spatial import cKDTree  # noqa: E402
 
 from training.decay.agree import Both  # noqa: E402
 from training.decay.evaluate import write  # noqa: E402
-from training.decay.fuse import Samples, Witnessed, alarms_of, even_rates, learn, of_each  # noqa: E402
+from training.decay.fuse import Samples, Witnessed, alarms_of, calibration_of, even_rates, learn, of_each  # noqa: E402
 from training.decay.judge import JudgedRun, judged_by  # noqa: E402
 from training.decay.measure import delays, detection, flagged_at  # noqa: E402
 from training.decay.network import gain  # noqa: E402
 from training.decay.out_of_fold import level_of  # noqa: E402
+from training.decay.reliability import as_table, reliability  # noqa: E402
 from training.decay.report import TooFewRunsError  # noqa: E402
 from training.decay.runs import dimmed, draw_plan, simulate  # noqa: E402
+from training.decay.serial import FRAMES, SerialResult, as_sentence, crystals, declared  # noqa: E402
 from training.verbs import evaluate  # noqa: E402
+from triage.core import RunKind  # noqa: E402
 from triage.decay.evidence import FEATURES  # noqa: E402
-from triage.decay.fusion import UNSEEN, Fusion, Layers, evened  # noqa: E402
+from triage.decay.fusion import UNSEEN, Fusion, Layers, calibrated, evened  # noqa: E402
 from triage.flags.settings import DECAY  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -50,7 +53,7 @@ def a_judged(index: int, *, damaged: bool, flagged: int | None, kind: str = "sti
         anisotropy_A2=0.0,
         outer_d_A=2.0,
         frame=frame,
-        probability=np.where(frame >= (1000 if flagged is None else flagged), 0.999, 0.01),
+        probability=np.full(len(frame), 0.6 if damaged else 0.01),
         delta_B=nothing,
         sigma=nothing + 1.0,
         scale=nothing + 1.0,
@@ -63,6 +66,7 @@ def a_judged(index: int, *, damaged: bool, flagged: int | None, kind: str = "sti
         bound_frame=20.0,
         block=frame[:1],
         features=np.zeros((1, len(FEATURES)), dtype=np.float32),
+        alarm_probability=np.where(frame >= (1000 if flagged is None else flagged), 0.999, 0.01),
     )
 
 
@@ -86,7 +90,12 @@ def test_what_is_flagged_and_how_late() -> None:
 
 
 def test_the_report_of_runs_is_written(tmp_path: Path) -> None:
+    """Of the four damaged runs' frames, 84 of 88 have lost more than 15 %; 0.6 is said of them, and 0.01 of the others."""
     text = write(RUNS, RUNS, tmp_path)
+    found = json.loads((tmp_path / "report.json").read_text())["calibration"]["stills"]
+    assert found["runs"] == 10
+    assert found["ece"] == pytest.approx(0.4 * (84 / 88 - 0.6) + 0.6 * 0.01, abs=1e-3)
+    assert "| stills | 10 | 0.246 | 0.382 |" in text
     assert "| stills | 4 | 75%" in text
     assert "MGy" in text
     assert json.loads((tmp_path / "report.json").read_text())["detection"]["stills"]["damaged"] == 4
@@ -95,11 +104,19 @@ def test_the_report_of_runs_is_written(tmp_path: Path) -> None:
 
 def test_the_verb_simulates_judges_and_reports_and_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As a user runs it, on few runs; the second time nothing is simulated again."""
-    asked = ["evaluate.what=runs", "evaluate.runs.test=10", "evaluate.runs.train=4", "evaluate.runs.seed=5", f"evaluate.out={tmp_path}"]
+    asked = [
+        "evaluate.what=runs",
+        "evaluate.runs.test=10",
+        "evaluate.runs.train=4",
+        "evaluate.runs.seed=5",
+        "evaluate.runs.serial=1",
+        f"evaluate.out={tmp_path}",
+    ]
     assert evaluate(asked) == 0
     said = capsys.readouterr().out
     assert said.startswith("10 test runs")
     assert "spot count, falls by" in said
+    assert "1 serial runs: decay null in all 100 frames, none flagged." in said
     assert str(tmp_path / "report.md") in said
     names = {"decay_losses.png", "decay_runs.png", "report.json", "report.md", "test_5.pkl", "train_51.pkl"}
     assert {path.name for path in tmp_path.iterdir()} == names
@@ -107,6 +124,22 @@ def test_the_verb_simulates_judges_and_reports_and_goes_on_where_it_was(tmp_path
     assert evaluate(asked) == 0
     assert capsys.readouterr().out == said
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in written} == written
+
+
+def test_serial_runs_are_reported_in_a_sentence_and_every_frame_is_another_crystal() -> None:
+    """Numbers by hand; and of one drawn run: hits show other spots each, undamaged, and some frames show none."""
+    none, some = SerialResult(frames=200, judged=0, flagged=0), SerialResult(frames=200, judged=90, flagged=1)
+    said = as_sentence({"serial": none, "stills": some, "rotation": none})
+    assert said.startswith("2 serial runs: decay null in all 200 frames, none flagged.")
+    assert said.endswith("flagged: 1 of 2 as stills, 0 of 2 as rotation.")
+    wrong = as_sentence({"serial": some, "stills": some, "rotation": none})
+    assert wrong.startswith("2 serial runs: decay null in 110 of 200 frames, 1 flagged.")
+    frames = list(crystals(5, 0))
+    hits = [frame for frame in frames if len(frame)]
+    assert 0.1 * FRAMES < len(hits) <= FRAMES == len(frames)
+    nearest = cKDTree(hits[0].positions_px).query(hits[1].positions_px)[0]
+    assert (nearest < 1.0).mean() < 0.2
+    assert declared(draw_plan(5, "test", 0), RunKind.SERIAL).header.omega_step_deg is None
 
 
 @pytest.mark.parametrize(("train", "test", "named"), [(RUNS[:4], RUNS, "train = 4"), (RUNS, RUNS[:3], "test = 3")])
@@ -130,9 +163,42 @@ def test_learning_finds_what_tells_and_the_runtime_says_the_same() -> None:
     assert np.mean((found.named > 0.0) == (given.loss > 0.15)) > 0.85
     assert np.mean((found.unnamed > 0.0) == (given.loss > 0.15)) > 0.85
     layers = Layers(*(np.array(told[name]) for name in Layers._fields))
-    fusion = Fusion(np.array(told["mean"]), np.array(told["spread"]), layers, slope=told["slope"], offset=told["offset"])
+    numbers = {name: told[name] for name in ("slope", "offset", "calibration")}
+    fusion = Fusion(np.array(told["mean"]), np.array(told["spread"]), layers, **numbers)
     said = np.array([fusion.probability(row) for row in given.features])
     assert np.mean((said > 0.5) == (given.loss > 0.15)) > 0.9
+
+
+def test_what_is_said_is_calibrated_in_each_kind() -> None:
+    """Log-odds that are right of rotations, too high by 1 in stills, and to which growth beyond doubt has more to add than usual."""
+    rng = np.random.default_rng(5)
+    n, each = 20_000, 20
+    features, right = np.zeros((n, len(FEATURES))), rng.normal(size=n)
+    stills = np.repeat(rng.random(n // each) < 0.3, each)
+    features[:, FEATURES.index("stills")] = stills
+    features[:, FEATURES.index("z")] = np.arcsinh(np.where(rng.random(n) < 0.2, 6.0, 0.0))
+    added = calibrated(features, (-1.0, 1.5))
+    lost = rng.random(n) < 1.0 / (1.0 + np.exp(-right - added))
+    index, weight = np.repeat(np.arange(n // each), each), np.full(n, 1.0 / each)
+    found = calibration_of(Samples(features, np.where(lost, 0.5, 0.0), index, weight, weight), right)
+    assert found == pytest.approx((-1.0, 1.5), abs=0.25)
+    kinds = [("stills" if stills[k] else "rotation_60", k) for k in range(0, n, each)]
+    logits = right + calibrated(features, found)
+    runs = [(kind, 1.0 / (1.0 + np.exp(-logits[k : k + each])), np.where(lost[k : k + each], 0.5, 0.0)) for kind, k in kinds]
+    rows = reliability(runs)
+    assert set(rows) == {"stills", "rotation, 60 to 79 frames", "all"}
+    assert all(row["ece"] < 0.05 for row in rows.values())
+    before = [("stills", 1.0 / (1.0 + np.exp(-right[k : k + each])), runs[k // each][2]) for kind, k in kinds if kind == "stills"]
+    assert reliability(before)["stills"]["ece"] > 0.1
+
+
+def test_the_table_of_calibration_says_what_was_lost_of_what_was_said() -> None:
+    """Two runs of one kind that weigh the same: 0.25 is said of one, whose half is lost, 0.85 of the other, of which all is."""
+    runs = [("wedges", np.full(4, 0.25), np.array([0.0, 0.0, 0.3, 0.3])), ("wedges", np.full(40, 0.85), np.full(40, 0.5))]
+    rows = reliability([*runs, ("stills", np.zeros(0), np.zeros(0))])
+    assert set(rows) == {"wedges", "all"}
+    assert rows["wedges"]["ece"] == pytest.approx(0.5 * 0.25 + 0.5 * 0.15)
+    assert as_table(rows, "x").splitlines()[2] == "| wedges | 2 | 0.550 | 0.750 | 0.200 |  |  | 50 |  |  |  |  |  | 100 |  |"
 
 
 def a_witnessed(index: int, n: int, *, damaged: bool = False) -> Witnessed:
@@ -217,9 +283,11 @@ def test_a_judged_run_can_be_judged_by_another_fusion() -> None:
     rows = np.zeros((2, n), dtype=np.float32)
     rows[:, 0] = (1.0, -2.0)
     run = replace(a_judged(1, damaged=True, flagged=30), block=np.array([40.0, 60.0]), features=rows)
-    found = judged_by(run, Fusion(np.zeros(n), np.ones(n), layers)).probability
+    judged = judged_by(run, Fusion(np.zeros(n), np.ones(n), layers, calibration=(0.0, 0.0)))
+    found = judged.probability
     expected = np.where(run.frame < 40, UNSEEN, np.where(run.frame < 60, 1.0 / (1.0 + np.exp(-1.0)), 1.0 / (1.0 + np.exp(2.0))))
     assert found == pytest.approx(expected)
+    assert judged.alarm_probability == pytest.approx(expected)
 
 
 def test_a_dimmed_copy_holds_the_same_spots_fainter() -> None:

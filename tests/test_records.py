@@ -46,7 +46,7 @@ SPOTS = SpotSummary(
     sharpness=0.3,
     overloads=2,
 )
-DECAY = Decay(probability=0.4, delta_B_A2=2.5, delta_B_sigma=1.1, scale=0.9, reference_frames=(0, 11))
+DECAY = Decay(probability=0.4, alarm_probability=0.6, delta_B_A2=2.5, delta_B_sigma=1.1, scale=0.9, reference_frames=(0, 11))
 
 
 def a_verdict(**changes: Any) -> Verdict:
@@ -124,7 +124,14 @@ def test_frame_record_has_the_documented_fields() -> None:
         "probabilities": {"multi_lattice": pytest.approx(0.3, abs=1e-6), "non_diffraction": 0.1},
         "non_diffraction_kind": {"blank": 0.7, "ice": 0.1, "salt": 0.1, "artefact": 0.1},
         "resolution_A": 2.1,
-        "decay": {"probability": 0.4, "delta_B_A2": 2.5, "delta_B_sigma": 1.1, "scale": 0.9, "reference_frames": [0, 11]}
+        "decay": {
+            "probability": 0.4,
+            "alarm_probability": 0.6,
+            "delta_B_A2": 2.5,
+            "delta_B_sigma": 1.1,
+            "scale": 0.9,
+            "reference_frames": [0, 11],
+        }
         | dict.fromkeys(("since_frame", "outer_d_A", "outer_loss", "inner_d_A", "inner_loss"))
         | dict.fromkeys(("again_delta_B_A2", "again_delta_B_sigma", "again_spots")),
         "ice_rings": 0.25,

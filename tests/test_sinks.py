@@ -50,7 +50,7 @@ GOOD = Judgement(lattices=(0.02, 0.95, 0.02, 0.01), non_diffraction_kind=(0.7, 0
 EMPTY = replace(GOOD, lattices=(0.97, 0.01, 0.01, 0.01), resolution_A=None)
 MULTI = replace(GOOD, lattices=(0.01, 0.05, 0.7, 0.24))
 SPOTS = SpotSummary(count=40, count_no_ice=38, resolution_A=2.3, total_intensity=1.5e4, mean_i_over_sigma=11.0)
-DECAY = Decay(probability=0.4, delta_B_A2=2.5, delta_B_sigma=1.1, scale=0.9, reference_frames=(0, 11))
+DECAY = Decay(probability=0.4, alarm_probability=0.6, delta_B_A2=2.5, delta_B_sigma=1.1, scale=0.9, reference_frames=(0, 11))
 
 
 def begin(run_id: str = "run-1", source: str = "s") -> RunStarted:
@@ -215,6 +215,7 @@ def test_hdf5_holds_every_field_of_every_frame(tmp_path: Path) -> None:
                 else:
                     np.testing.assert_array_equal(stored, np.array(value, dtype=float), err_msg=name)
         assert np.isnan(group["lattices"][2]).all()
+        assert (group["decay_probability"][0], group["decay_alarm_probability"][0]) == (0.4, 0.6)
         assert np.isnan(group["decay_probability"][1:]).all()
         assert [group["flags"][name][0] for name in ("flag", "state", "first_frame", "frame")] == [b"ice", b"raised", 2, 3]
         assert group["run_end/frames_received"][()] == 4

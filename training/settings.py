@@ -185,6 +185,8 @@ class RunsPart(Strict):
     """How many, of the test split."""
     train: Positive
     """How many of the training split give the trends beside it their thresholds."""
+    serial: Annotated[int, Field(ge=0)]
+    """How many serial runs, which have no decay, are judged beside them."""
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     train_seed: Annotated[int, Field(ge=0, lt=2**63)]
 

@@ -245,6 +245,9 @@ class Decay:
     """How a frame compares with the run's own reference frames."""
 
     probability: float
+    """That the outer shell has lost more than 15 %, calibrated within each kind of run."""
+    alarm_probability: float
+    """The same evened over kinds and lengths of runs, so that one level is one rate of false alarms; the flag watches this one."""
     delta_B_A2: float
     delta_B_sigma: float
     scale: float

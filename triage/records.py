@@ -145,6 +145,7 @@ def _decay(decay: Decay | None) -> dict[str, Any] | None:
         return None
     return {
         "probability": decay.probability,
+        "alarm_probability": decay.alarm_probability,
         "delta_B_A2": decay.delta_B_A2,
         "delta_B_sigma": decay.delta_B_sigma,
         "scale": decay.scale,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from training.decay.lane import Keeping, tracked
 from training.decay.runs import SimulatedRun, dimmed, draw_plan, simulate
 from triage.core import Decay, Run
 from triage.decay.evidence import FEATURES, LOSS_MEANT, OWN
-from triage.decay.fusion import FARTHEST, Fusion, Layers, beyond_doubt, evened
+from triage.decay.fusion import FARTHEST, Fusion, Layers, beyond_doubt, calibrated, evened
 from triage.decay.reference import Reference
 
 LOG = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ UNNAMED = 0.25
 """Share of the blocks that are learnt from as if no frame had been indexed."""
 _AGAIN = slice(len(OWN), len(FEATURES))
 _EVERY = 20
+_RIDGE = 1e-3
+"""Of one run's weight: for numbers that the data say nothing of, such as those of stills where there are none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,9 +159,12 @@ class OutOfFold:
     """Log-odds of every block by networks that did not learn from its run, all of length n."""
 
     named: Floats
-    """With what indexing gave."""
+    """With what indexing gave, as the flag watches them."""
     unnamed: Floats
     """As if no frame had been indexed."""
+    said: Floats
+    """Calibrated, with what indexing gave."""
+    said_unnamed: Floats
 
 
 def learn(samples: Samples, steps: int = STEPS) -> tuple[dict[str, Any], OutOfFold]:
@@ -181,19 +186,29 @@ def learn(samples: Samples, steps: int = STEPS) -> tuple[dict[str, Any], OutOfFo
         members += its
     told: dict[str, Any] = {"features": list(FEATURES), "mean": _short(mean), "spread": _short(spread)}
     told |= {name: _short(value) for name, value in _layers(members)._asdict().items()}
-    slope, offset = _calibrated(logits[0], y.numpy(), samples.weight)
+    slope, offset = platt(np.stack([logits[0], np.ones(len(y))], axis=1), y.numpy(), samples.weight, np.array([1.0, 0.0]))
     told |= {"slope": slope, "offset": offset}
-    logits = slope * logits + offset + beyond_doubt(samples.features)
-    return told, OutOfFold(named=logits[0], unnamed=logits[1])
+    logits = slope * logits + offset
+    calibration = calibration_of(samples, logits[0])
+    said, alarm = logits + calibrated(samples.features, calibration), logits + beyond_doubt(samples.features)
+    return told | {"calibration": list(calibration)}, OutOfFold(named=alarm[0], unnamed=alarm[1], said=said[0], said_unnamed=said[1])
+
+
+def calibration_of(samples: Samples, logits: Floats) -> tuple[float, float]:
+    """What `triage.decay.fusion.calibrated` adds to log-odds (n,) that are right over all runs."""
+    each = [calibrated(samples.features, (1.0, 0.0)), calibrated(samples.features, (0.0, 1.0))]
+    y = np.where(samples.loss > LOSS_MEANT, 1.0, 0.0)
+    stills, doubt = platt(np.stack(each, axis=1), y, samples.weight, np.zeros(2), logits)
+    return stills, doubt
 
 
 def learnt_from(runs: Sequence[Witnessed], steps: int = STEPS) -> tuple[dict[str, Any], OutOfFold]:
-    """All that `triage.decay.fusion` reads, and out-of-fold log-odds with the rates of false alarms evened."""
+    """All that `triage.decay.fusion` reads, and out-of-fold log-odds, those of alarms with their rates evened."""
     samples = samples_of(runs)
     told, found = learn(samples, steps)
     even = even_rates(runs, samples.features, found.named)
     added = evened(samples.features, even)
-    found = OutOfFold(named=found.named + added, unnamed=found.unnamed + added)
+    found = replace(found, named=found.named + added, unnamed=found.unnamed + added)
     return told | {"even": list(even), "alarms": alarms_of(runs, 1.0 / (1.0 + np.exp(-found.named)))}, found
 
 
@@ -232,16 +247,17 @@ def _member(both: Sequence[torch.Tensor], y: torch.Tensor, weight: torch.Tensor,
     return network
 
 
-def _calibrated(logits: Floats, y: Floats, weight: Floats) -> tuple[float, float]:
-    """Slope and offset (Platt) of out-of-fold logits, by Newton's method."""
-    design = np.stack([logits, np.ones_like(logits)], axis=1)
-    found = np.array([1.0, 0.0])
+def platt(design: Floats, y: Floats, weight: Floats, start: Floats, logits: Floats | float = 0.0) -> tuple[float, ...]:
+    """What the columns of `design` (n, k) weigh in log-odds beside `logits`, by Newton's method from `start` (k,), to which what the data
+    leave open stays near.
+    """
+    found = start.copy()
     for _ in range(30):
-        p = 1.0 / (1.0 + np.exp(-np.clip(design @ found, -30, 30)))
-        gradient = design.T @ (weight * (y - p))
-        hessian = (design * (weight * p * (1 - p))[:, None]).T @ design + 1e-6 * np.eye(2)
+        p = 1.0 / (1.0 + np.exp(-np.clip(design @ found + logits, -30, 30)))
+        gradient = design.T @ (weight * (y - p)) - _RIDGE * (found - start)
+        hessian = (design * (weight * p * (1 - p))[:, None]).T @ design + _RIDGE * np.eye(len(found))
         found = found + np.linalg.solve(hessian, gradient)
-    return float(np.round(found[0], 4)), float(np.round(found[1], 4))
+    return tuple(float(np.round(each, 4)) for each in found)
 
 
 LEVELS = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)

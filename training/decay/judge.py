@@ -65,6 +65,8 @@ class JudgedRun:
     """(blocks,) the last frame of each block of frames that the fusion was asked about."""
     features: npt.NDArray[np.float32]
     """(blocks, FEATURES), so that another fusion needs no run judged again."""
+    alarm_probability: Floats
+    """The one that the flag watches. The last field, so that files of runs judged before it was kept are read by `judged_by`."""
 
     @property
     def damaged(self) -> bool:
@@ -117,13 +119,15 @@ def judge_run(run: SimulatedRun, *, track: bool = True, index: bool = True) -> J
         bound_frame=information.bound(),
         block=np.array(tracker.at, dtype=np.float64),
         features=np.array(tracker.taken, dtype=np.float32).reshape(-1, len(FEATURES)),
+        alarm_probability=np.array([decay.alarm_probability for _, decay in found]),
     )
 
 
 def judged_by(run: JudgedRun, fusion: Fusion) -> JudgedRun:
     """The run with the probabilities that another fusion gives."""
-    each = np.array([UNSEEN, *(fusion.probability(row) for row in run.features.astype(np.float64))])
-    return replace(run, probability=each[np.searchsorted(run.block, run.frame, side="right")])
+    each = np.array([(UNSEEN, UNSEEN), *(fusion.says(row) for row in run.features.astype(np.float64))])
+    probability, alarm = each[np.searchsorted(run.block, run.frame, side="right")].T
+    return replace(run, probability=probability, alarm_probability=alarm)
 
 
 def _falls(seen: Floats) -> Floats:

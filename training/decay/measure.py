@@ -31,7 +31,7 @@ _INTERVAL_PERCENT = (2.5, 97.5)
 def flagged_at(run: JudgedRun, threshold: FlagThreshold) -> int | None:
     """Frame at which the flag's policy decides; None: never."""
     memory = Persistence(threshold)
-    for frame, probability in zip(run.frame, run.probability, strict=True):
+    for frame, probability in zip(run.frame, run.alarm_probability, strict=True):
         if memory.update(int(frame), float(probability)) is not None:
             return int(frame)
     return None
@@ -40,7 +40,7 @@ def flagged_at(run: JudgedRun, threshold: FlagThreshold) -> int | None:
 def alarms(run: JudgedRun, threshold: FlagThreshold) -> int:
     """How often the flag is raised, clearing in between."""
     memory = Persistence(threshold)
-    decided = [memory.update(int(f), float(p)) is not None for f, p in zip(run.frame, run.probability, strict=True)]
+    decided = [memory.update(int(f), float(p)) is not None for f, p in zip(run.frame, run.alarm_probability, strict=True)]
     return (sum(decided) + 1) // 2
 
 

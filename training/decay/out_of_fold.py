@@ -9,13 +9,16 @@ import numpy.typing as npt
 
 from training.decay.fuse import OutOfFold, Witnessed, of_each
 from training.decay.measure import GROUPS
+from training.decay.reliability import as_table, of_blocks
 
 Floats = npt.NDArray[np.float64]
 _SHARE = 0.05
 
 
 def out_of_fold(runs: Sequence[Witnessed], found: OutOfFold) -> str:
-    """By kind, with and without indexing: at one level that 5 % of the undamaged runs exceed, and at 5 % in each kind; look-alikes."""
+    """By kind, with and without indexing: at one level that 5 % of the undamaged runs exceed, and at 5 % in each kind; look-alikes; whether
+    the probability is calibrated, and the alarm's beside it.
+    """
     parts = []
     for name, logits in (("with indexing", found.named), ("without indexing", found.unnamed)):
         pairs = of_each(runs, logits)
@@ -35,6 +38,12 @@ def out_of_fold(runs: Sequence[Witnessed], found: OutOfFold) -> str:
                 f"| {len(sound)} | {np.mean(false):.1%} | {_median(own):.0%} |"
             )
         parts += ["\n".join(lines), _look_alikes(runs, logits, level)]
+    for name, logits in (
+        ("probability, with indexing", found.said),
+        ("probability, without indexing", found.said_unnamed),
+        ("alarm probability, with indexing", found.named),
+    ):
+        parts.append(as_table(of_blocks(runs, logits), f"calibration of blocks: {name}"))
     return "\n\n".join(parts)
 
 

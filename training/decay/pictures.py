@@ -67,13 +67,13 @@ def _rising(axis: Axes, lost: Sequence[float], colour: str, label: str) -> None:
 
 
 def _typical(runs: Sequence[JudgedRun], kind: str, threshold: FlagThreshold, *, damaged: bool) -> JudgedRun | None:
-    """The run in the middle by loss when flagged, or, of undamaged look-alikes, by the largest probability."""
+    """The run in the middle by loss when flagged, or, of undamaged look-alikes, by the largest alarm probability."""
     if damaged:
         chosen = [run for run in runs if run.kind == kind and has_to_be_flagged(run) and len(run.frame)]
         keys = [loss_when_flagged(run, flagged_at(run, threshold)) for run in chosen]
     else:
         chosen = [run for run in runs if run.kind == kind and not run.damaged and run.look_alike != "none" and len(run.frame)]
-        keys = [float(run.probability.max()) for run in chosen]
+        keys = [float(run.alarm_probability.max()) for run in chosen]
     return chosen[int(np.argsort(keys)[len(keys) // 2])] if chosen else None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from training.decay.judge import JudgedRun
 from training.decay.measure import GROUPS, alarms_per_1000, baselines, by_look_alike, coverage, delays, detection, flagged_at
+from training.decay.reliability import as_table, of_frames
 from triage.core import TriageError
 from triage.flags import FlagThreshold
 
@@ -36,6 +37,7 @@ def report_of(train: Sequence[JudgedRun], test: Sequence[JudgedRun], threshold: 
         "baselines": baselines(train, test, false_share),
         "baselines_at_5pc": baselines(train, test, AIMS["false"]),
         "coverage": coverage(test),
+        "calibration": of_frames(test),
         "delays": delays(test, threshold),
         "look_alikes": by_look_alike(test, threshold),
         "alarms_per_1000": alarms_per_1000(test, threshold),
@@ -50,6 +52,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         _detection_table(report),
         _baseline_table(report),
         _look_alike_table(report),
+        as_table(report["calibration"], "calibration of `probability`, frames"),
         _delay_table(report),
         f"Alarms per 1,000 undamaged frames: {_value(report['alarms_per_1000'], 3)}.",
     ]

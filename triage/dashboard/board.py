@@ -30,6 +30,7 @@ FRAME_COLUMNS = (
     "ice_rings",
     "resolution_A",
     "decay_probability",
+    "decay_alarm_probability",
     "decay_delta_B_A2",
     "decay_delta_B_sigma",
     "spots_count",
@@ -223,12 +224,12 @@ class Board:
 def _row(verdict: Verdict) -> tuple[float | None, ...]:
     """FRAME_COLUMNS of a verdict; None where not known."""
     judged: tuple[float | None, ...] = (None,) * 4
-    decayed: tuple[float | None, ...] = (None,) * 3
+    decayed: tuple[float | None, ...] = (None,) * 4
     spotted: tuple[float | None, ...] = (None,) * 3
     if (judgement := verdict.judgement) is not None:
         judged = (judgement.multi_lattice, judgement.non_diffraction, judgement.ice_rings, judgement.resolution_A)
     if (decay := verdict.decay) is not None:
-        decayed = (decay.probability, decay.delta_B_A2, decay.delta_B_sigma)
+        decayed = (decay.probability, decay.alarm_probability, decay.delta_B_A2, decay.delta_B_sigma)
     if (spots := verdict.spots) is not None:
         spotted = (spots.count, spots.count_no_ice, spots.resolution_A)
     return (verdict.frame, *judged, *decayed, *spotted, verdict.latency_ms)

@@ -1,4 +1,6 @@
-"""The evidence as one probability: small networks, learnt on simulated runs by `python -m training.decay learn` (docs/decay.md)."""
+"""The evidence as a probability, and as what the flag watches: small networks, learnt on simulated runs by `python -m training.decay learn`
+(docs/decay.md).
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,19 @@ _FEW_FRAMES = math.log(60.0)
 FARTHEST = 5.0
 """Standard deviations beyond which a feature counts no more."""
 _DOUBT_Z, _PER_Z = 4.0, 0.6
-"""Significance of the growth of B past which each unit adds so much to the log-odds: chosen out of fold on training runs, where it costs
-no false alarm. Networks that learn from runs damaged from their start on hold back where growth sets in late and steeply."""
+"""Significance of the growth of B past which each unit adds so much to the alarm's log-odds: chosen out of fold on training runs, where it
+costs no false alarm. Networks that learn from runs damaged from their start on hold back where growth sets in late and steeply."""
 UNSEEN = 0.1
-"""Probability while there are too few blocks for any evidence."""
+"""Either probability while there are too few blocks for any evidence."""
+
+
+class Said(NamedTuple):
+    """That the outer shell has lost more than LOSS_MEANT of `evidence`."""
+
+    probability: float
+    """Calibrated: of the blocks of which 0.7 is said, 7 in 10 have."""
+    alarm: float
+    """Evened over kinds and lengths of runs, so that one level is one rate of false alarms: the flag watches it."""
 
 
 class Layers(NamedTuple):
@@ -35,13 +46,18 @@ class Layers(NamedTuple):
 
 
 def beyond_doubt(features: Floats) -> Floats:
-    """What a growth of B beyond doubt adds to the log-odds of (..., FEATURES); (...,)."""
+    """What a growth of B beyond doubt adds to the alarm's log-odds of (..., FEATURES); (...,)."""
     return np.asarray(_PER_Z * np.maximum(np.sinh(features[..., _Z]) - _DOUBT_Z, 0.0))
 
 
 def evened(features: Floats, even: tuple[float, float]) -> Floats:
     """What is added to the log-odds so that one level is one rate of false alarms: for stills, and for each e-fold of frames past 60."""
     return np.asarray(even[0] * features[..., _STILLS] - even[1] * np.maximum(features[..., _LOG_FRAMES] - _FEW_FRAMES, 0.0))
+
+
+def calibrated(features: Floats, calibration: tuple[float, float]) -> Floats:
+    """What is added to the log-odds so that they are right in stills too: so much for stills, and a share of `beyond_doubt` for all."""
+    return np.asarray(calibration[0] * features[..., _STILLS] + calibration[1] * beyond_doubt(features))
 
 
 class Fusion:
@@ -55,21 +71,31 @@ class Fusion:
         *,
         slope: float = 1.0,
         offset: float = 0.0,
+        calibration: tuple[float, float] = (0.0, 1.0),
         even: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        """`slope` and `offset` calibrate the networks' mean; `even` is that of `evened`."""
+        """`slope` and `offset` calibrate the networks' mean over all runs; `calibration` and `even` are those of the functions."""
         self._mean, self._spread = mean, spread
         self._inner = np.concatenate(list(layers.inner), axis=1)  # members side by side: (FEATURES, members hidden)
         self._inner_bias, self._outer = layers.inner_bias.ravel(), layers.outer.ravel() / len(layers.outer)
         self._straight, self._bias = layers.straight.mean(axis=0), float(layers.outer_bias.mean())
-        self._slope, self._offset, self._even = slope, offset, even
+        self._slope, self._offset, self._calibration, self._even = slope, offset, calibration, even
 
-    def probability(self, features: Floats) -> float:
-        """That the outer shell has lost more than LOSS_MEANT of `evidence`, given (FEATURES,)."""
+    def says(self, features: Floats) -> Said:
+        """Both probabilities, given (FEATURES,)."""
         x = np.minimum(np.maximum((features - self._mean) / self._spread, -FARTHEST), FARTHEST)
         found = float(np.tanh(x @ self._inner + self._inner_bias) @ self._outer + x @ self._straight) + self._bias
-        logit = self._slope * found + self._offset + float(beyond_doubt(features) + evened(features, self._even))
-        return 1.0 / (1.0 + math.exp(-min(max(logit, -30.0), 30.0)))
+        found = self._slope * found + self._offset
+        added = calibrated(features, self._calibration), beyond_doubt(features) + evened(features, self._even)
+        return Said(*(_probability(found + float(each)) for each in added))
+
+    def probability(self, features: Floats) -> float:
+        """The calibrated one alone."""
+        return self.says(features).probability
+
+
+def _probability(logit: float) -> float:
+    return 1.0 / (1.0 + math.exp(-min(max(logit, -30.0), 30.0)))
 
 
 @lru_cache(maxsize=1)
@@ -85,5 +111,6 @@ def released() -> Fusion:
     """The one that comes with the package."""
     found = told()
     layers = Layers(*(np.array(found[name]) for name in Layers._fields))
-    numbers = {name: found[name] for name in ("slope", "offset")}
-    return Fusion(np.array(found["mean"]), np.array(found["spread"]), layers, even=tuple(found["even"]), **numbers)
+    numbers: dict[str, Any] = {name: found[name] for name in ("slope", "offset")}
+    numbers |= {name: tuple(found[name]) for name in ("calibration", "even")}
+    return Fusion(np.array(found["mean"]), np.array(found["spread"]), layers, **numbers)

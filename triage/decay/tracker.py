@@ -15,7 +15,7 @@ from triage.decay.change import SCALE_ERROR_A2, Change, ChangeTest
 from triage.decay.evidence import Evidence, Floats
 from triage.decay.fit import Fit
 from triage.decay.frames import FrameSpots, Sums, frame_spots, likeness
-from triage.decay.fusion import UNSEEN, Fusion, released
+from triage.decay.fusion import UNSEEN, Fusion, Said, released
 from triage.decay.mates import Regrowth
 from triage.decay.network import NetworkWitness
 from triage.decay.reference import Reference, recur
@@ -68,7 +68,7 @@ class DecayTracker:
         self._again = Again(run)
         self._network = NetworkWitness(pair)
         self._fusion = fusion or released()
-        self._probability = UNSEEN
+        self._said = Said(UNSEEN, UNSEEN)
         self._change: Change | None = None
         self._fit: Fit | None = None
         self._until_fit = 0
@@ -151,7 +151,7 @@ class DecayTracker:
     def _weigh(self, features: Floats | None, frame: int) -> None:  # noqa: ARG002 - for those who keep what was weighed
         """Says anew how likely damage is, at this frame."""
         if features is not None:
-            self._probability = self._fusion.probability(features)
+            self._said = self._fusion.says(features)
 
     def _judged(self, reference: Reference) -> Decay | None:
         frames = [kept for kept in self._window if kept is not None]
@@ -169,7 +169,8 @@ class DecayTracker:
         relative = _STILL_ERROR if reference.same_reflections else 0.0
         outer_d, inner_d = reference.outer_d_A, reference.inner_d_A
         return Decay(
-            probability=self._probability,
+            probability=self._said.probability,
+            alarm_probability=self._said.alarm,
             delta_B_A2=fit.delta_B,
             delta_B_sigma=math.hypot(fit.sigma * math.sqrt(noise), SCALE_ERROR_A2 * fit.log_scale, relative * fit.delta_B),
             scale=math.exp(fit.log_scale),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from triage.core import NON_DIFFRACTION_KINDS, Decay, Flag, FlagPolicy, Judgement, Progress, Run, RunKind, Severity, Verdict
 from triage.flags.books import CoveragePolicy, SourcePolicy
@@ -97,7 +98,10 @@ class IcePolicy:
 
 
 class DecayPolicy:
-    """`decay`: B has grown since the run's own reference frames; frames without a decay judgement count neither way."""
+    """`decay`: B has grown since the run's own reference frames; frames without a decay judgement count neither way.
+
+    The probability that is watched is the one for alarms; the flag states the calibrated one, at the frame that decides.
+    """
 
     def __init__(self, run: Run, threshold: FlagThreshold) -> None:
         self._watch = Watch(run.id, "decay", threshold, Severity.CRITICAL)
@@ -109,7 +113,10 @@ class DecayPolicy:
             return []
         since = decay.since_frame
         onset = None if since is None else lambda: min(since, verdict.frame)
-        return self._watch.update(verdict.frame, decay.probability, lambda found: self._why(found, decay), self._why_not, onset)
+        flags = self._watch.update(
+            verdict.frame, decay.alarm_probability, lambda found: self._why(found, decay), lambda found: self._why_not(found, decay), onset
+        )
+        return [replace(flag, probability=decay.probability) for flag in flags]
 
     def _why(self, found: Raise, decay: Decay) -> str:
         first, last = decay.reference_frames
@@ -119,8 +126,8 @@ class DecayPolicy:
             "attenuate, move to a fresh part of the crystal, or stop here."
         )
 
-    def _why_not(self, found: Clear) -> str:
-        return f"No growth of B in {found.below} of the last {found.of} frames (median probability {found.probability:.2f})."
+    def _why_not(self, found: Clear, decay: Decay) -> str:
+        return f"No growth of B in {found.below} of the last {found.of} frames (probability {decay.probability:.2f})."
 
 
 def _seen(decay: Decay, first_frame: int) -> str:

@@ -81,6 +81,7 @@ FRAME_COLUMNS = (
     *(Column(f"non_diffraction_kind_{kind}") for kind in NON_DIFFRACTION_KINDS),
     Column("resolution_A", units="angstrom"),
     Column("decay_probability"),
+    Column("decay_alarm_probability"),
     Column("decay_delta_B_A2", units="angstrom^2"),
     Column("decay_delta_B_sigma", units="angstrom^2"),
     Column("decay_scale"),

@@ -56,7 +56,8 @@ export const PANELS = [
     right: { range: aroundZero, label: (value) => Number(value.toFixed(1)), unit: "Å²" },
     series: [
       { column: "decay_delta_B_A2", label: "ΔB", colour: "--delta", right: true, width: 1.3, show: (value) => `${value.toFixed(1)} Å²` },
-      { column: "decay_probability", label: "probability", colour: "--decay", threshold: "decay", show: probability },
+      { column: "decay_probability", label: "probability", colour: "--decay", show: probability },
+      { column: "decay_alarm_probability", label: "for the flag", colour: "--alarm", threshold: "decay", width: 1.3, show: probability },
     ],
   },
   {
