@@ -12,15 +12,15 @@ import numpy as np
 import onnxruntime as ort
 
 from triage.core import NON_DIFFRACTION_KINDS, Judgement, Model, Pixels, Run, Spots, TriageError
-from triage.pair import PairHead
 from triage.features import beam_check
+from triage.pair import PairHead
 from triage.preprocess import Preprocess
 
 METADATA_KEY = "triage"
 """Of the ONNX file's metadata: a JSON object with everything serving needs to know."""
 OUTPUTS = ("lattices", "kind", "ice", "inverse_d")
 """What every model says of a frame."""
-EMBEDDING = "embedding"
+APPEARANCE = "appearance"
 """What a model with a `pair` head says besides."""
 
 _STATE = ort.capi.onnxruntime_pybind11_state
@@ -43,7 +43,7 @@ class ModelMetadata:
     provenance: dict[str, Any]
     """Calibration, git revision, data, seeds."""
     pair: PairHead | None = None
-    """Compares the embeddings of two frames of a run; None in a model that gives none."""
+    """Compares the appearance of frames of a run; None in a model that does not state it."""
 
     def to_json(self) -> str:
         """As it is written into the file."""
@@ -102,7 +102,7 @@ class OnnxClassifier:
             self.metadata = ModelMetadata.from_json(written)
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: its metadata do not fit this version ({error}); export the model again") from None
-        self._outputs = [*OUTPUTS] if self.metadata.pair is None else [*OUTPUTS, EMBEDDING]
+        self._outputs = [*OUTPUTS] if self.metadata.pair is None else [*OUTPUTS, APPEARANCE]
         missing = sorted(set(self._outputs) - {output.name for output in self._session.get_outputs()})
         if missing:
             raise ModelError(f"{path}: it does not say {', '.join(missing)}; export the model again")
@@ -121,7 +121,7 @@ class OnnxClassifier:
             ice_rings=float(ice),
             resolution_A=float(1.0 / inverse_d) if run.geometry is not None and counts[0] < 0.5 else None,
             beam=beam_check(inputs.features),
-            embedding=said[-1] if len(said) > len(OUTPUTS) else None,
+            appearance=said[-1] if len(said) > len(OUTPUTS) else None,
         )
 
 

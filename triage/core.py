@@ -226,8 +226,8 @@ class Judgement:
     resolution_A: float | None
     beam: BeamCheck | None = None
     """None where there is no geometry, or too few spots to say."""
-    embedding: npt.NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
-    """(n,) what decay compares of the frame with others of its run; not recorded. None from a model that gives none."""
+    appearance: npt.NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
+    """(APPEARANCE,) of `triage.pair`: what decay compares of a frame with others of its run. Not recorded; None from a model without."""
 
     @property
     def multi_lattice(self) -> float:

@@ -1,7 +1,7 @@
-"""The head that compares a frame with others of its run, from what the network saw in each: it travels in the model file.
+"""The head that compares a frame with others of its run, from how the network sees each: it travels in the model file.
 
-The network gives each frame an embedding, the last three numbers of which are its estimates of the fall-off with resolution, of the scale
-and of the mosaicity. Both are learnt on rendered frames of simulated runs (`python -m training.decay pairs`, docs/decay.md).
+The numbers that say how a frame appears, and the head, are learnt on rendered frames of simulated runs
+(`python -m training.decay pairs`, docs/decay.md).
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-ESTIMATES = ("log_B", "log_photons", "log_mosaicity")
-"""What the last numbers of an embedding estimate of a frame, each less its mean over the frames learnt from, over their spread."""
+APPEARANCE = ("log_inverse_d", "log_B", "log_photons", "log_mosaicity")
+"""Of one frame, as the network sees it: the resolution limit, and estimates of the fall-off with resolution, of the scale and of the
+sharpness of spots, the last three less their mean over the frames learnt from, over their spread."""
 _ARRAYS = ("inner", "inner_bias", "outer", "straight")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairHead:
-    """Log-odds of damage from embeddings (n,) of the run's reference and of now: one layer of hidden units beside a straight term."""
+    """Log-odds of damage from the appearance (n,) of the run's reference and of now: hidden units beside a straight term."""
 
     inner: Floats
-    """(hidden, 2 n - ESTIMATES): of the difference, and of the reference without its estimates."""
+    """(hidden, 2 n): of the difference, and of the reference."""
     inner_bias: Floats
     """(hidden,)"""
     outer: Floats
     """(hidden,)"""
     straight: Floats
-    """(n,): what each difference adds past the hidden units."""
+    """(2 n,): what each adds past the hidden units."""
     bias: float
 
     def __post_init__(self) -> None:
         """Raises ValueError when the sizes do not fit."""
-        hidden, n = len(self.outer), len(self.straight)
-        if self.inner.shape != (hidden, 2 * n - len(ESTIMATES)) or self.inner_bias.shape != (hidden,):
+        hidden, n = len(self.outer), 2 * len(APPEARANCE)
+        if self.inner.shape != (hidden, n) or self.inner_bias.shape != (hidden,) or self.straight.shape != (n,):
             shapes = ", ".join(f"{name} {getattr(self, name).shape}" for name in _ARRAYS)
-            raise ValueError(f"the sizes of its pair head do not fit one another: {shapes}")
+            raise ValueError(f"the sizes of its pair head do not fit: {shapes}")
 
     def log_odds(self, reference: Sequence[Floats], now: Sequence[Floats]) -> float:
-        """That the outer shell has lost more than LOSS_MEANT of `triage.decay.evidence`; some frames' embeddings (n,) each."""
+        """That the outer shell has lost more than LOSS_MEANT of `triage.decay.evidence`; the appearance (n,) of some frames each."""
         then = np.mean(reference, axis=0)
-        change = np.mean(now, axis=0) - then
-        hidden = np.tanh(self.inner @ np.concatenate([change, then[: -len(ESTIMATES)]]) + self.inner_bias)
-        return float(self.outer @ hidden + self.straight @ change) + self.bias
+        x = np.concatenate([np.mean(now, axis=0) - then, then])
+        return float(self.outer @ np.tanh(self.inner @ x + self.inner_bias) + self.straight @ x) + self.bias
 
     def to_json(self) -> dict[str, Any]:
         """As it is written into the model file."""

@@ -1,7 +1,4 @@
-"""Do runs without pixels agree with rendered ones? The same plans, both ways: shell intensities, spot counts, the tracker's word.
-
-The released network judges the rendered frames as well: `network.py` asks whether that says more of damage.
-"""
+"""Do runs without pixels agree with rendered ones? The same plans, both ways: shell intensities, spot counts, the tracker's word."""
 
 from __future__ import annotations
 
@@ -19,8 +16,7 @@ from training.simulate.diffraction import Lattice
 from training.simulate.draw import rotation_about
 from training.simulate.render import render
 from training.simulate.scene import Scene, Shadows
-from triage.classify import OnnxClassifier
-from triage.core import Decay, Judgement, Spots
+from triage.core import Decay, Spots
 from triage.decay import DecayTracker, shell_intensities
 from triage.decay.shells import N_SHELLS
 from triage.spots import DispersionFinder
@@ -30,7 +26,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 DETECTOR = "EIGER2 500K"
 FRAMES = 24
-NETWORK = ("1/d", "no diffraction", "ice")
 _LEAST_SHELLS = 4
 
 
@@ -49,14 +44,6 @@ class Both:
     sigma: Floats
     probability: Floats
     true_delta_B: float
-    frame: Floats
-    """(n,) of the rendered frames that the tracker judged."""
-    chance: Floats
-    """(n,) its probability."""
-    loss: Floats
-    """(n,) true, of the outer shell."""
-    network: Floats
-    """(n, 3) the released network's 1/d, logit of no diffraction and of ice; against the mean of the tracker's reference frames."""
 
 
 def small_plan(seed: int, split: str, index: int) -> Plan:
@@ -70,27 +57,24 @@ def small_plan(seed: int, split: str, index: int) -> Plan:
     return replace(plan, angle_deg=angle, wedges=((0, FRAMES),), course=course, background=background)
 
 
-def rendered_frames(run: SimulatedRun, classifier: OnnxClassifier | None) -> Iterator[tuple[int, Spots, Judgement | None]]:
-    """What the finder and the network, where there is one, find in the same run's frames, rendered."""
+def rendered_frames(run: SimulatedRun) -> Iterator[tuple[int, Spots]]:
+    """What the finder finds in the same run's frames, rendered."""
     finder = DispersionFinder()
     for frame in np.flatnonzero(run.plan.course.present):
         rendered = render(scene_of(run, int(frame)))
-        spots = finder.find(rendered.counts, rendered.run)
-        yield int(frame), spots, None if classifier is None else classifier.score(rendered.counts, spots, rendered.run)
+        yield int(frame), finder.find(rendered.counts, rendered.run)
 
 
-def both_ways(seed: int, split: str, index: int, classifier: OnnxClassifier | None = None) -> Both:
-    """One plan, simulated without and with pixels, and tracked; without `classifier`, `Both.network` is nought."""
+def both_ways(seed: int, split: str, index: int) -> Both:
+    """One plan, simulated without and with pixels, and tracked."""
     plan = small_plan(seed, split, index)
     run = simulate(plan)
-    rendered = list(rendered_frames(run, classifier))
-    ways = list(run.frames()), [(frame, spots) for frame, spots, _ in rendered]
-    said = [[(frame, decay) for frame, decay in tracked(DecayTracker(plan.run()), plan.run(), way) if decay is not None] for way in ways]
+    ways = list(run.frames()), list(rendered_frames(run))
+    said = [[decay for _, decay in tracked(DecayTracker(plan.run()), plan.run(), way) if decay is not None] for way in ways]
     sums = [_summed(spots for _, spots in way) for way in ways]
-    last = [each[-1][1] if each else None for each in said]
+    last = [each[-1] if each else None for each in said]
     LOG.info("run %d: %s", index, plan.kind)
     reference = last[0].reference_frames if last[0] is not None else (0, 0)
-    judged = np.array([frame for frame, _ in said[1]], dtype=np.int64)
     return Both(
         kind=plan.kind,
         look_alike=plan.course.look_alike,
@@ -100,10 +84,6 @@ def both_ways(seed: int, split: str, index: int, classifier: OnnxClassifier | No
         sigma=_of(last, "delta_B_sigma"),
         probability=_of(last, "probability"),
         true_delta_B=float(run.delta_B_A2[-1] - run.delta_B_A2[reference[0] : reference[1] + 1].mean()),
-        frame=judged.astype(np.float64),
-        chance=np.array([decay.probability for _, decay in said[1]]),
-        loss=run.loss[judged],
-        network=_against_reference(rendered, judged, last[1]),
     )
 
 
@@ -114,23 +94,6 @@ def _summed(frames: Iterable[Spots]) -> Floats:
         shells = shell_intensities(spots)
         total += 0.0 if shells is None else np.array([shells.intensity, shells.count])
     return total
-
-
-def _against_reference(rendered: Sequence[tuple[int, Spots, Judgement | None]], judged: Ints, last: Decay | None) -> Floats:
-    if last is None:
-        return np.zeros((0, len(NETWORK)))
-    said = {frame: _of_network(judgement) for frame, _, judgement in rendered if judgement is not None}
-    if not said:
-        return np.zeros((len(judged), len(NETWORK)))
-    first, end = last.reference_frames
-    reference = np.array([said[frame] for frame in said if first <= frame <= end])
-    return np.array([said[frame] for frame in judged.tolist()]) - reference.mean(axis=0)
-
-
-def _of_network(judgement: Judgement) -> list[float]:
-    """NETWORK of one frame; a resolution that is not known is none."""
-    odds = (min(max(p, 1e-4), 1.0 - 1e-4) for p in (judgement.non_diffraction, judgement.ice_rings))
-    return [0.0 if judgement.resolution_A is None else 1.0 / judgement.resolution_A, *(float(np.log(p / (1.0 - p))) for p in odds)]
 
 
 def agreement(runs: Sequence[Both]) -> str:

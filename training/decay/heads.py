@@ -1,61 +1,57 @@
-"""Learns the heads for decay on rendered pairs, and asks what the network's word adds to the tracker's (docs/decay.md)."""
+"""Learns the heads for decay (`models.decay`) on rendered pairs of a reference and a block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss, roc_auc_score
-from torch import Tensor, nn
+from sklearn.linear_model import LogisticRegression, Ridge
+from torch import nn
 
-from models.decay import DecayHeads
-from training.decay.measure import GROUPS
+from models.decay import FARTHEST, DecayHeads
 from training.decay.pairs import PairedRun
 from triage.decay.evidence import LOSS_MEANT
 from triage.decay.fusion import UNSEEN, released
 from triage.decay.network import NOW_FRAMES, REFERENCE_FRAMES
-from triage.pair import ESTIMATES
+from triage.pair import PairHead
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 FOLDS = 5
-STEPS = 2000
+INNER_FOLDS = 3
+"""Of the runs learnt from: the pair head learns on estimates by heads that did not learn from the run."""
+RIDGE = 1000.0
+"""Penalty of the linear heads, on standardised looks."""
+HIDDEN = 12
+STEPS = 1000
 BATCH = 256
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 0.01
 WEIGHT_DECAY = 0.05
 _LEAST_SPREAD = 0.05
 """Of a look, that it is standardised with."""
-_MOST_EXPONENT, _MOST_CHANGE = 2.0, 2.0
-"""Of the outer shell's loss and of ln photons, as targets."""
-_WEIGHTS = (0.5, 0.2, 0.3)
-"""In the loss: of the exponent, of the change of ln photons, and of the estimates of single frames; the log-odds count one."""
-_DRAWS = 400
-_LEAST_PAIRS = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
-    """All pairs of some runs: a reference and a block; arrays have one entry a pair but for the first two."""
+    """All pairs of some runs: a reference and a block; arrays have one entry a pair, or as said."""
 
-    looks: Tensor
-    """(frames, n)"""
-    truth: Tensor
-    """(frames, ESTIMATES)"""
-    reference: Tensor
+    looks: npt.NDArray[np.float32]
+    """(frames, n + 1) of `models.decay.Looks`."""
+    truth: Floats
+    """(frames, 3) of what the linear heads estimate."""
+    owner: npt.NDArray[np.int64]
+    """(frames,) number of the run."""
+    reference: npt.NDArray[np.int64]
     """(pairs, REFERENCE_FRAMES) frames."""
-    now: Tensor
+    now: npt.NDArray[np.int64]
     """(pairs, NOW_FRAMES)"""
     loss: Floats
     """Of the outer shell."""
-    exponent: Floats
-    """-ln of what is left of the outer shell, against the reference."""
-    change: Floats
-    """Of ln photons."""
     run: npt.NDArray[np.int64]
     kind: npt.NDArray[np.str_]
     tracker: Floats
@@ -76,84 +72,91 @@ class Pairs:
 
 def pairs_of(runs: Sequence[PairedRun]) -> Pairs:
     """All pairs of these runs; a block of fewer frames than NOW_FRAMES has some twice."""
-    rows, first, fusion = [], 0, released()
+    rows: list[tuple[Any, ...]] = []
+    first, fusion = 0, released()
     for number, run in enumerate(runs):
         its = np.flatnonzero(run.block < 0)
         for block, features in enumerate(run.features):
             now = np.flatnonzero(run.block == block)
-            then_loss, loss = run.truth[its, 3].mean(), run.truth[now, 3].mean()
             early = bool(np.isnan(features).any())
             p = UNSEEN if early else fusion.probability(features)
-            rows.append(
-                (
-                    np.resize(first + its, REFERENCE_FRAMES),
-                    np.resize(first + now, NOW_FRAMES),
-                    loss,
-                    np.log(max(1.0 - then_loss, 0.02)) - np.log(max(1.0 - loss, 0.02)),
-                    run.truth[now, 1].mean() - run.truth[its, 1].mean(),
-                    number,
-                    run.kind,
-                    np.log(p / (1.0 - p)),
-                    early,
-                )
-            )
+            frames = np.resize(first + its, REFERENCE_FRAMES), np.resize(first + now, NOW_FRAMES)
+            rows.append((*frames, run.truth[now, 3].mean(), number, run.kind, np.log(p / (1.0 - p)), early))
         first += len(run.block)
-    reference, now, *rest = zip(*rows, strict=True)
-    looks = np.concatenate([run.looks for run in runs]).astype(np.float32)
-    truth = np.concatenate([run.truth[:, : len(ESTIMATES)] for run in runs]).astype(np.float32)
     return Pairs(
-        torch.from_numpy(looks),
-        torch.from_numpy(truth),
-        torch.from_numpy(np.array(reference)),
-        torch.from_numpy(np.array(now)),
-        *(np.array(column) for column in rest),
+        np.concatenate([run.looks for run in runs]).astype(np.float32),
+        np.concatenate([run.truth[:, :3] for run in runs]),
+        np.repeat(np.arange(len(runs)), [len(run.block) for run in runs]),
+        *(np.array(column) for column in zip(*rows, strict=True)),
     )
 
 
-def learnt(pairs: Pairs, chosen: Bools, *, steps: int = STEPS, seed: int = 0) -> DecayHeads:
-    """Heads learnt on the chosen pairs, in evaluation mode."""
-    torch.manual_seed(seed)
-    reference, now = (torch.as_tensor(each[torch.from_numpy(chosen)]) for each in (pairs.reference, pairs.now))
-    used = torch.unique(torch.cat([reference.flatten(), now.flatten()]))
-    heads = DecayHeads(pairs.looks[used].mean(dim=0), pairs.looks[used].std(dim=0) + _LEAST_SPREAD)
-    middle, spread = pairs.truth[used].mean(dim=0), pairs.truth[used].std(dim=0)
-    optimiser = torch.optim.AdamW(heads.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+def linear_heads(pairs: Pairs, frames: Bools) -> DecayHeads:
+    """Heads of single frames, learnt by ridge regression on the chosen frames (frames,) of `pairs`."""
+    looks, truth = pairs.looks[frames, :-1].astype(np.float64), pairs.truth[frames]
+    mean, spread = looks.mean(axis=0), looks.std(axis=0) + _LEAST_SPREAD
+    held = np.clip((looks - mean) / spread, -FARTHEST, FARTHEST)
+    model = Ridge(alpha=RIDGE).fit(held, (truth - truth.mean(axis=0)) / truth.std(axis=0))
+    return DecayHeads(mean, spread, model.coef_, model.intercept_)
+
+
+def compared(appearance: Floats, pairs: Pairs) -> Floats:
+    """What the pair head is asked (pairs, 2 APPEARANCE), from the appearance of all frames."""
+    then, now = (appearance[each].mean(axis=1) for each in (pairs.reference, pairs.now))
+    return np.concatenate([now - then, then], axis=1)
+
+
+def pair_head(x: Floats, damaged: Bools, weight: Floats, steps: int = STEPS) -> PairHead:
+    """Learnt on (pairs, 2 APPEARANCE), standardised meanwhile."""
+    torch.manual_seed(0)
+    mean, spread = x.mean(axis=0), x.std(axis=0) + 1e-6
+    known, y = torch.from_numpy((x - mean) / spread).float(), torch.from_numpy(damaged).float()
+    inner, outer, straight = nn.Linear(x.shape[1], HIDDEN), nn.Linear(HIDDEN, 1), nn.Linear(x.shape[1], 1, bias=False)
+    network = nn.ModuleList([inner, outer, straight])
+    optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    y = torch.from_numpy(pairs.damaged[chosen]).float()
-    exponent = torch.from_numpy(np.minimum(pairs.exponent[chosen], _MOST_EXPONENT)).float()
-    change = torch.from_numpy(np.clip(pairs.change[chosen], -_MOST_CHANGE, _MOST_CHANGE)).float()
-    weight = torch.from_numpy(pairs.weight[chosen])
+    share = torch.from_numpy(weight)
     for _ in range(steps):
-        some = torch.multinomial(weight, BATCH, replacement=True)
-        frames = torch.cat([reference[some].flatten(), now[some].flatten()])
-        embedding = heads(pairs.looks[frames])
-        then, later = (each.reshape(BATCH, -1, embedding.shape[1]).mean(dim=1) for each in embedding.split(BATCH * REFERENCE_FRAMES))
-        said = heads.pair(then, later)
-        estimates = embedding[:, -len(ESTIMATES) :] - (pairs.truth[frames] - middle) / spread
-        parts = (said[:, 1] - exponent[some], said[:, 2] - change[some], estimates)
+        some = torch.multinomial(share, BATCH, replacement=True)
+        said = outer(torch.tanh(inner(known[some]))) + straight(known[some])
         loss = nn.functional.binary_cross_entropy_with_logits(said[:, 0], y[some])
-        loss = loss + sum(share * (part**2).mean() for share, part in zip(_WEIGHTS, parts, strict=True))
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-    return heads.eval()
+    weights = inner.weight.detach().double().numpy() / spread
+    straight_weights = straight.weight.detach().double().numpy()[0] / spread
+    return PairHead(
+        inner=weights,
+        inner_bias=inner.bias.detach().double().numpy() - weights @ mean,
+        outer=outer.weight.detach().double().numpy()[0],
+        straight=straight_weights,
+        bias=float(outer.bias) - float(straight_weights @ mean),
+    )
 
 
-def said_by(heads: DecayHeads, pairs: Pairs, chosen: Bools) -> Floats:
-    """Log-odds of the chosen pairs."""
-    with torch.inference_mode():
-        embedding = heads(pairs.looks)
-        means = [embedding[each[torch.from_numpy(chosen)]].mean(dim=1) for each in (pairs.reference, pairs.now)]
-        return np.asarray(heads.pair(*means)[:, 0].double().numpy())
+def said_by(head: PairHead, x: Floats) -> Floats:
+    """Log-odds (pairs,) of (pairs, 2 APPEARANCE)."""
+    return np.asarray(np.tanh(x @ head.inner.T + head.inner_bias) @ head.outer + x @ head.straight + head.bias)
 
 
-def out_of_fold(pairs: Pairs, steps: int = STEPS) -> Floats:
+def appearances(pairs: Pairs, chosen: Bools) -> Floats:
+    """Of all frames (frames, APPEARANCE); of those of the chosen runs (runs,) by heads that did not learn from the run."""
+    learnt_from = chosen[pairs.owner]
+    found = linear_heads(pairs, learnt_from)(pairs.looks)
+    for fold in range(INNER_FOLDS):
+        held = learnt_from & (pairs.owner // FOLDS % INNER_FOLDS == fold)
+        found[held] = linear_heads(pairs, learnt_from & ~held)(pairs.looks[held])
+    return found
+
+
+def out_of_fold(pairs: Pairs) -> Floats:
     """Log-odds of every pair by heads that did not learn from its run."""
     found = np.zeros(len(pairs.run))
     for fold in range(FOLDS):
-        held = pairs.run % FOLDS == fold
-        found[held] = said_by(learnt(pairs, ~held, steps=steps), pairs, held)
+        runs = np.arange(pairs.owner[-1] + 1) % FOLDS != fold
+        x, inside = compared(appearances(pairs, runs), pairs), runs[pairs.run]
+        found[~inside] = said_by(pair_head(x[inside], pairs.damaged[inside], pairs.weight[inside]), x[~inside])
     return found
 
 
@@ -163,72 +166,22 @@ def calibrated(log_odds: Floats, pairs: Pairs) -> tuple[float, float]:
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A weighing of the tracker's log-odds and the network's: offset, and one weight for each."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Learnt:
+    """Heads learnt on all pairs, and what heads that did not learn from a run say of it."""
 
-    offset: float
-    tracker: float
-    network: float
-
-    @classmethod
-    def learnt(cls, pairs: Pairs, network: Floats, chosen: Bools) -> Joined:
-        """On the chosen pairs."""
-        x = np.stack([pairs.tracker, network], axis=1)[chosen]
-        model = LogisticRegression(C=1e3).fit(x, pairs.damaged[chosen], sample_weight=pairs.weight[chosen])
-        return cls(float(model.intercept_[0]), float(model.coef_[0, 0]), float(model.coef_[0, 1]))
-
-    def __call__(self, pairs: Pairs, network: Floats) -> Floats:
-        """Log-odds of all pairs."""
-        return np.asarray(self.offset + self.tracker * pairs.tracker + self.network * network)
+    heads: DecayHeads
+    head: PairHead
+    """Calibrated."""
+    out_of_fold: Floats
+    """Log-odds (pairs,), calibrated."""
 
 
-def gain(pairs: Pairs, network: Floats, joined: Joined) -> str:
-    """AUROC and log loss of the tracker, the network and both, by kind of run, as Markdown; the gain with 95 % over runs."""
-    columns = "AUROC: tracker | network | both | log loss: tracker | network | both | gain of both over the tracker"
-    lines = [f"| runs | pairs | damaged | {columns} |", "|---" * 10 + "|"]
-    seen = ~pairs.early
-    rows = {name: seen & np.isin(pairs.kind, list(kinds)) for name, kinds in GROUPS.items()}
-    rows |= {"the first block, without evidence": pairs.early}
-    both = joined(pairs, network)
-    for name, chosen in rows.items():
-        y, weight = pairs.damaged[chosen], pairs.weight[chosen]
-        if len(y) < _LEAST_PAIRS or y.all() or not y.any():
-            continue
-        said = [_probability(each[chosen]) for each in (pairs.tracker, network, both)]
-        auroc = " | ".join(f"{roc_auc_score(y, p, sample_weight=weight):.3f}" for p in said)
-        cost = " | ".join(f"{log_loss(y, p, sample_weight=weight):.3f}" for p in said)
-        middle, low, high = _interval(_cost(said[0], y) - _cost(said[2], y), weight, pairs.run[chosen])
-        lines.append(f"| {name} | {len(y)} | {np.average(y, weights=weight):.0%} | {auroc} | {cost} | {middle:+.4f} ({low:+.4f} to {high:+.4f}) |")
-    return "\n".join(lines)
-
-
-def estimates_told(heads: Callable[[Tensor], Tensor], pairs: Pairs) -> str:
-    """How well single frames' estimates go with the truth: correlations, as one line."""
-    with torch.inference_mode():
-        said = heads(pairs.looks)[:, -len(ESTIMATES) :].numpy()
-    each = [np.corrcoef(said[:, k], pairs.truth[:, k].numpy())[0, 1] for k in range(len(ESTIMATES))]
-    return "Estimates of single frames against the truth, correlation: " + ", ".join(
-        f"{name} {r:.2f}" for name, r in zip(ESTIMATES, each, strict=True)
-    )
-
-
-def _probability(log_odds: Floats) -> Floats:
-    return np.asarray(np.clip(1.0 / (1.0 + np.exp(-log_odds)), 1e-6, 1.0 - 1e-6))
-
-
-def _cost(p: Floats, y: Bools) -> Floats:
-    return -np.log(np.where(y, p, 1.0 - p))
-
-
-def _interval(gained: Floats, weight: Floats, run: npt.NDArray[np.int64]) -> tuple[float, float, float]:
-    """Weighted mean with 95 % by resampling runs."""
-    _, of = np.unique(run, return_inverse=True)
-    total, its = np.bincount(of, weight * gained), np.bincount(of, weight)
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(_DRAWS):
-        some = rng.integers(0, len(its), len(its))
-        drawn.append(total[some].sum() / its[some].sum())
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return float(total.sum() / its.sum()), float(low), float(high)
+def learn_heads(pairs: Pairs) -> Learnt:
+    """The log-odds are calibrated out of fold: heads that learnt from more runs are no worse."""
+    found = out_of_fold(pairs)
+    slope, offset = calibrated(found, pairs)
+    every = np.ones(pairs.owner[-1] + 1, dtype=bool)
+    head = pair_head(compared(appearances(pairs, every), pairs), pairs.damaged, pairs.weight)
+    head = replace(head, outer=slope * head.outer, straight=slope * head.straight, bias=slope * head.bias + offset)
+    return Learnt(linear_heads(pairs, every[pairs.owner]), head, slope * found + offset)

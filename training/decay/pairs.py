@@ -56,7 +56,6 @@ class PairedRun:
     """(blocks,) last frame of each."""
     features: Floats
     """(blocks, FEATURES) of the tracker's evidence; nan where it has none yet."""
-    outer_half_s2: float
 
 
 def paired(looks: Looks, seed: int, split: str, index: int) -> PairedRun | None:
@@ -64,21 +63,20 @@ def paired(looks: Looks, seed: int, split: str, index: int) -> PairedRun | None:
     rng = np.random.default_rng([seed, SPLITS[split][0], 29, index])
     detectors = HELD_OUT_DETECTORS if split == "test" and index % 2 else DETECTORS
     run = simulate(draw_plan(seed, split, index, detectors=detectors))
-    tracker, diffracting = Keeping(run.plan.run()), []
-    frames = list(run.frames())
+    tracker, frames = Keeping(run.plan.run()), list(run.frames())
     for _ in tracked(tracker, run.plan.run(), frames):
         pass
-    diffracting = np.array([frame for frame, spots in frames if len(spots) >= MIN_SPOTS])
+    diffracting = [frame for frame, spots in frames if len(spots) >= MIN_SPOTS]
     reference = tracker.reference
     if reference is None or not tracker.at:
         return None
-    kept = np.array([frame.frame for frame in reference.kept])
-    later = diffracting[diffracting > kept[-1]]
-    ends = [int(later[reference.window - 1])] if len(later) >= reference.window else []
+    kept = [frame.frame for frame in reference.kept]
+    later = [frame for frame in diffracting if frame > kept[-1]]
+    ends = later[reference.window - 1 : reference.window]
     ends += sorted(int(at) for at in rng.choice(tracker.at, min(BLOCKS, len(tracker.at)), replace=False))
-    chosen = [spread_over(kept, REFERENCE_FRAMES)]
-    for end in ends:
-        chosen.append(spread_over(diffracting[diffracting <= end][-reference.window :], NOW_FRAMES))
+    blocks = [[frame for frame in diffracting if frame <= end][-reference.window :] for end in ends]
+    chosen = [spread_over(kept, REFERENCE_FRAMES), *(spread_over(block, NOW_FRAMES) for block in blocks)]
+    rendered = [frame for each in chosen for frame in each]
     known = dict(zip(tracker.at, tracker.taken, strict=True))
     return PairedRun(
         index=index,
@@ -87,21 +85,20 @@ def paired(looks: Looks, seed: int, split: str, index: int) -> PairedRun | None:
         detector=run.plan.detector,
         n_frames=len(frames),
         damaged=run.plan.damage.exponent > 0,
-        looks=_looked_at(looks, run, np.concatenate(chosen)),
-        truth=np.array([_truth(run, int(frame)) for frame in np.concatenate(chosen)]),
+        looks=_looked_at(looks, run, rendered),
+        truth=np.array([_truth(run, frame) for frame in rendered]),
         block=np.repeat(np.arange(-1, len(ends)), [len(each) for each in chosen]),
         at=np.array(ends),
         features=np.array([known.get(end, np.full(len(FEATURES), np.nan)) for end in ends]),
-        outer_half_s2=reference.outer_s2 / 2.0,
     )
 
 
-def _looked_at(looks: Looks, run: SimulatedRun, frames: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+def _looked_at(looks: Looks, run: SimulatedRun, frames: Sequence[int]) -> npt.NDArray[np.float16]:
     finder, found = DispersionFinder(), {}
-    for frame in sorted({int(each) for each in frames}):
+    for frame in sorted(set(frames)):
         rendered = render(scene_of(run, frame))
         found[frame] = looks(rendered.counts, finder.find(rendered.counts, rendered.run), rendered.run)
-    return np.array([found[int(frame)] for frame in frames], dtype=np.float16)
+    return np.array([found[frame] for frame in frames], dtype=np.float16)
 
 
 def _truth(run: SimulatedRun, frame: int) -> tuple[float, float, float, float]:
@@ -116,18 +113,18 @@ def _truth(run: SimulatedRun, frame: int) -> tuple[float, float, float, float]:
     )
 
 
-def collect(path: Path, model: Path, *, seed: int, split: str, indices: Sequence[int]) -> list[PairedRun]:
-    """Renders pairs of these runs; goes on where it was cut off. Runs without a reference are left out."""
+def collect(path: Path, model: Path, *, seed: int, split: str, number: int) -> list[PairedRun]:
+    """Renders pairs of runs 0 to `number` - 1; goes on where it was cut off. Runs without a reference are left out."""
     torch.set_num_threads(1)
     done: dict[int, PairedRun | None] = pickle.loads(path.read_bytes()) if path.exists() else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     looks = Looks(model)
-    for number, index in enumerate(indices, start=1):
-        if index not in done:
-            done[index] = paired(looks, seed, split, index)
-        if number % _EVERY == 0 or number == len(indices):
-            LOG.info("%d of %d runs", number, len(indices))
+    missing = [index for index in range(number) if index not in done]
+    for count, index in enumerate(missing, start=1):
+        done[index] = paired(looks, seed, split, index)
+        if count % _EVERY == 0 or count == len(missing):
+            LOG.info("%d of %d runs", number - len(missing) + count, number)
             part = path.with_suffix(".part")
             part.write_bytes(pickle.dumps(done))
             part.replace(path)
-    return [done[index] for index in indices if done[index] is not None]  # type: ignore[misc]
+    return [run for index in range(number) if (run := done[index]) is not None]

@@ -30,7 +30,7 @@ class FrameSpots:
     s_per_A: Floats
     positions_px: Floats
     """(n, 2)"""
-    embedding: Floats | None = None
+    appearance: Floats | None = None
     """The network's, of the whole frame; None from a model that gives none."""
 
     def sums(self, cut: Floats) -> Sums:
@@ -58,7 +58,7 @@ def _summed(shell: Ints, weights: Floats) -> Floats:
     return np.bincount(shell, weights, N_SHELLS).astype(np.float64)
 
 
-def frame_spots(frame: int, spots: Spots, embedding: Floats | None = None) -> FrameSpots:
+def frame_spots(frame: int, spots: Spots, appearance: Floats | None = None) -> FrameSpots:
     """Spots off the ice rings, within the shells, with finite numbers. The frame must have geometry."""
     s = np.zeros(0) if spots.inverse_d_per_A is None else np.asarray(spots.inverse_d_per_A, dtype=np.float64)
     shell = shell_of(s)
@@ -73,7 +73,7 @@ def frame_spots(frame: int, spots: Spots, embedding: Floats | None = None) -> Fr
         background=np.maximum(spots.background[used].astype(np.float64), 0.0),
         s_per_A=s[used],
         positions_px=spots.positions_px[used].astype(np.float64),
-        embedding=embedding,
+        appearance=appearance,
     )
 
 

@@ -11,7 +11,7 @@ from triage.pair import Floats, PairHead
 T = TypeVar("T")
 
 REFERENCE_FRAMES = 4
-"""Of the run's reference, spread over it, whose embeddings stand for it."""
+"""Of the run's reference, spread over it, whose appearances stand for it."""
 NOW_FRAMES = 3
 """Of a block, spread over it."""
 
@@ -24,20 +24,20 @@ def spread_over(frames: Sequence[T], number: int) -> list[T]:
 
 
 class NetworkWitness:
-    """Of one run: the reference's embeddings, and what the model's head says of each block since."""
+    """Of one run: the reference's appearances, and what the model's head says of each block since."""
 
     def __init__(self, head: PairHead | None) -> None:
         self._head = head
         self._reference: list[Floats] = []
         self.probability: float | None = None
-        """Of damage, at the last block; None without a head, a reference or embeddings."""
+        """Of damage, at the last block; None without a head, a reference or appearances."""
 
     def begin(self, frames: Sequence[Floats | None]) -> None:
-        """Takes the embeddings of the reference's frames, in order."""
+        """Takes the appearances of the reference's frames, in order."""
         self._reference = [each for each in spread_over(frames, REFERENCE_FRAMES) if each is not None]
 
     def look(self, frames: Sequence[Floats | None]) -> None:
-        """Judges a block by its frames' embeddings, in order."""
+        """Judges a block by its frames' appearances, in order."""
         now = [each for each in spread_over(frames, NOW_FRAMES) if each is not None]
         if self._head is None or not self._reference or not now:
             self.probability = None

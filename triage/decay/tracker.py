@@ -52,10 +52,8 @@ class DecayTracker:
     The memory is bounded: the reference frames, a short window, and at most MOST_BLOCKS past blocks of some numbers.
     """
 
-    def __init__(
-        self, run: Run, settings: DecaySettings | None = None, fusion: Fusion | None = None, pair: PairHead | None = None
-    ) -> None:
-        """`pair`: what the model file gives to compare frames by their embeddings; without it the network has no word."""
+    def __init__(self, run: Run, settings: DecaySettings | None = None, fusion: Fusion | None = None, pair: PairHead | None = None) -> None:
+        """`pair`: what the model file gives to compare frames by their appearances; without it the network has no word."""
         self._settings = settings or DecaySettings()
         self._judges = run.geometry is not None and run.kind not in (RunKind.SERIAL, RunKind.GRID)
         self._start: list[FrameSpots] = []
@@ -80,7 +78,7 @@ class DecayTracker:
         if not verdict.judgement.non_diffraction < 0.5:
             self._keep(None)
             return None
-        frame = frame_spots(verdict.frame, verdict.shells.spots, verdict.judgement.embedding)
+        frame = frame_spots(verdict.frame, verdict.shells.spots, verdict.judgement.appearance)
         self._again.add(frame)
         if self._reference is None:
             self._start.append(frame)
@@ -118,7 +116,7 @@ class DecayTracker:
     def _begin(self, reference: Reference) -> None:
         """The reference's own frames are the test's first blocks: damage that began in them goes on from there."""
         self._reference = reference
-        self._network.begin([frame.embedding for frame in reference.kept])
+        self._network.begin([frame.appearance for frame in reference.kept])
         begin = (0,) if reference.same_reflections else (0, reference.window // 2)
         self._series = [_Blocks(reference, self._step_deg, skip) for skip in begin]
         self._window.clear()
@@ -143,7 +141,7 @@ class DecayTracker:
                 continue
             if blocks.fit is not None:
                 self._change = blocks.change
-                self._network.look(blocks.embeddings)
+                self._network.look(blocks.appearances)
                 self._weigh(blocks.features(self._again.look()), kept.frame.frame)
                 if len(self._window) == reference.window and None not in self._window:
                     self._fit, self._until_fit = blocks.fit, max(reference.window // _FITS_A_WINDOW, _LEAST_FRAMES_A_FIT)
@@ -199,7 +197,7 @@ class _Blocks:
         self.fit: Fit | None = None
         """Of the last full block; None where it could not be compared."""
         self.change: Change | None = None
-        self.embeddings: list[Floats | None] = []
+        self.appearances: list[Floats | None] = []
         """Of the last full block's frames."""
 
     def __len__(self) -> int:
@@ -219,7 +217,7 @@ class _Blocks:
             self._test.add(float(np.mean([frame.frame for frame in frames])), fit.delta_B, fit.sigma_now, fit.log_scale)
             self._evidence.add(frames, sums, fit)
             self.change = self._test.result()
-        self.embeddings = [each.frame.embedding for each in self._block]
+        self.appearances = [each.frame.appearance for each in self._block]
         self._block = []
         return True
 
