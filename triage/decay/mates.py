@@ -176,7 +176,7 @@ def _agreeing(passages: Passages, candidates: Ints) -> Ints:
     half_s2 = np.bincount(of, passages.half_s2) / number
     hkl = np.zeros((len(keys), 3), dtype=np.int64)
     hkl[of] = passages.hkl
-    y = y - _trend(y, half_s2)
+    y = _levelled(y, half_s2)
     images = np.abs(_images(hkl, candidates))
     at = np.minimum(keys.searchsorted(images), len(keys) - 1)
     pairs = (keys[at] == images) & (images != keys)
@@ -186,17 +186,17 @@ def _agreeing(passages: Passages, candidates: Ints) -> Ints:
         n = len(some)
         if n >= _LEAST_AGREEING and _correlation(y[some], y[image[some]]) > max(_AGREE, _AGREE_NOISE / math.sqrt(n)):
             found.append(rotation)
-    return _closed(found)
+    return candidates if len(found) == len(candidates) else _closed(found)
 
 
-def _trend(y: Floats, half_s2: Floats) -> Floats:
-    """The mean over a straight line in s^2."""
-    design = np.stack([np.ones_like(half_s2), half_s2], axis=1)
-    return np.asarray(design @ np.linalg.lstsq(design, y, rcond=None)[0])
+def _levelled(y: Floats, half_s2: Floats) -> Floats:
+    """Less a straight line in s^2."""
+    y, along = y - y.sum() / len(y), half_s2 - half_s2.sum() / len(y)
+    return np.asarray(y - along * (float(along @ y) / max(float(along @ along), 1e-30)))
 
 
 def _correlation(one: Floats, other: Floats) -> float:
-    a, b = one - one.mean(), other - other.mean()
+    a, b = one - one.sum() / len(one), other - other.sum() / len(other)
     size = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / size if size > 0 else 0.0
 

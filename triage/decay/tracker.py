@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from triage.core import Decay, Indexed, Run, RunKind, Verdict
 from triage.decay.again import Again
 from triage.decay.change import SCALE_ERROR_A2, Change, ChangeTest
@@ -199,7 +197,7 @@ class _Blocks:
         self.fit = fit = _compare(self._reference, self._block, start)
         if fit is not None and self._evidence is not None:
             frames, sums = [each.frame for each in self._block], [each.sums for each in self._block]
-            self._test.add(float(np.mean([frame.frame for frame in frames])), fit.delta_B, fit.sigma_now, fit.log_scale)
+            self._test.add(sum(frame.frame for frame in frames) / len(frames), fit.delta_B, fit.sigma_now, fit.log_scale)
             self._evidence.add(frames, sums, fit)
             self.change = self._test.result()
         self._block = []
