@@ -177,11 +177,11 @@ def _agreeing(passages: Passages, candidates: Ints) -> Ints:
     hkl = np.zeros((len(keys), 3), dtype=np.int64)
     hkl[of] = passages.hkl
     y = _levelled(y, half_s2)
-    images = np.abs(_images(hkl, candidates))
+    images = np.abs(_images(hkl, candidates[1:]))
     at = np.minimum(keys.searchsorted(images), len(keys) - 1)
     pairs = (keys[at] == images) & (images != keys)
     found = [candidates[0]]
-    for rotation, pair, image in zip(candidates[1:], pairs[1:], at[1:], strict=True):
+    for rotation, pair, image in zip(candidates[1:], pairs, at, strict=True):
         some = np.flatnonzero(pair)
         n = len(some)
         if n >= _LEAST_AGREEING and _correlation(y[some], y[image[some]]) > max(_AGREE, _AGREE_NOISE / math.sqrt(n)):
@@ -237,15 +237,15 @@ def _solved(measured: _Measured, weight: Floats) -> tuple[Floats, Floats]:
     n_families = int(of[-1]) + 1
     lever = np.zeros(n_families)  # what a family's logarithm goes by with B
     lever[of] = -measured.half_s2
-    levered = weight * lever[of]
+    weighted = weight * y
     cells: Floats = np.bincount(of * STRETCHES + t, weight, n_families * STRETCHES).astype(np.float64).reshape(-1, STRETCHES)
-    columns, total = np.hstack([cells, cells * lever[:, None]]), cells.sum(axis=1)
-    own = [np.bincount(t, each, STRETCHES) for each in (weight, levered, levered * lever[of])]
+    columns, total = np.concatenate([cells, cells * lever[:, None]], axis=1), cells.sum(axis=1)
     normal = _PRIOR - columns.T @ (columns / total[:, None])
-    normal += np.block([[np.diag(own[0]), np.diag(own[1])], [np.diag(own[1]), np.diag(own[2])]])
-    right = np.append(np.bincount(t, weight * y, STRETCHES), np.bincount(t, levered * y, STRETCHES))
+    own = np.einsum("jsks->jks", normal.reshape(2, STRETCHES, 2, STRETCHES))  # a view: each stretch's scale and B with one another
+    own += (np.array([np.ones(n_families), lever, lever * lever]) @ cells)[[[0, 1], [1, 2]]]
+    right = np.append(np.bincount(t, weighted, STRETCHES), np.bincount(t, weighted * lever[of], STRETCHES))
     covariance = np.linalg.inv(normal)
-    return covariance @ (right - (np.bincount(of, weight * y, n_families) / total) @ columns), covariance
+    return covariance @ (right - (np.bincount(of, weighted, n_families) / total) @ columns), covariance
 
 
 def _tested(solution: Floats, covariance: Floats, n: int) -> Regrowth | None:

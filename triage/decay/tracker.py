@@ -143,7 +143,7 @@ class DecayTracker:
         if 2 * len(frames) <= reference.window:
             return None
         self._until_fit -= 1
-        if self._until_fit <= 0 or self._fit is None:
+        if self._until_fit <= 0:
             self._fit = _compare(reference, frames, self._fit)
             self._until_fit = max(reference.window // _FITS_A_WINDOW, _LEAST_FRAMES_A_FIT)
         return None if self._fit is None else self._decay(self._fit, reference)
