@@ -71,19 +71,31 @@ def rotations(bravais: str) -> Ints:
 
 def family(hkl: Ints, group: Ints) -> Ints:
     """One integer (n,) for all that the group (m, 3, 3) and Friedel's law make equal."""
-    return np.asarray(np.abs(_images(hkl, group)).max(axis=0))
+    return np.asarray(_images(hkl, group).max(axis=0), dtype=np.int64)
 
 
-def _images(hkl: Ints, group: Ints) -> Ints:
-    """(m, n) `packed` indices of what each rotation (m, 3, 3) makes of (n, 3): packing is linear."""
-    return np.asarray(packed(group.reshape(-1, 3)).reshape(-1, 3) @ hkl.T)
+def _images(hkl: Ints, group: Ints) -> Floats:
+    """(m, n) `packed` indices, without sign, of what each rotation (m, 3, 3) makes of (n, 3): packing is linear, and exact in floats."""
+    packing = packed(group.reshape(-1, 3)).reshape(-1, 3).astype(np.float64)
+    images = packing @ hkl.T.astype(np.float64)
+    return np.abs(images, out=images)
+
+
+@lru_cache(maxsize=16)
+def _one_way(bravais: str) -> Ints:
+    """(n, 3, 3) of `rotations` without the identity, and one of each two that undo one another: both bring the same pairs together."""
+    found: list[Ints] = []
+    for rotation in rotations(bravais)[1:]:
+        if not any((rotation @ each == np.eye(3)).all() for each in found):
+            found.append(rotation)
+    return np.array(found).reshape(-1, 3, 3)
 
 
 class Mates:
     """Measurements of a run so far."""
 
     def __init__(self, bravais: str) -> None:
-        self._rotations = rotations(bravais)
+        self._rotations, self._one_way = rotations(bravais), _one_way(bravais)
         self.group = self._rotations[:1]
         """Rotations (n, 3, 3) that are believed."""
         self._kept = Passages(np.zeros((0, 3), dtype=np.int64), *(np.zeros(0) for _ in range(5)))
@@ -110,7 +122,7 @@ class Mates:
         """None while too few reflections were met again."""
         if len(self) > _LOOKED_ANEW * self._looked_at and len(self) >= _LEAST_PAIRED:
             self._looked_at = len(self)
-            self.group = _agreeing(self._kept, self._rotations)
+            self.group = _agreeing(self._kept, self._one_way)
             self._family = family(self._kept.hkl, self.group)
             self._rate = _rocking(self._kept, self._family)
         again, of = _met_again(self._family)
@@ -169,24 +181,25 @@ def _rocking(passages: Passages, names: Ints) -> float:
 
 
 def _agreeing(passages: Passages, candidates: Ints) -> Ints:
-    """The rotations under which intensities agree, and their products; the identity first."""
-    keys, of = np.unique(np.abs(packed(passages.hkl)), return_inverse=True)
+    """The identity, the rotations under which intensities agree, and their products."""
+    identity = np.eye(3, dtype=np.int64)
+    keys, of = np.unique(_images(passages.hkl, identity[None])[0], return_inverse=True)
     number = np.bincount(of)
     y = np.bincount(of, passages.log_intensity) / number
     half_s2 = np.bincount(of, passages.half_s2) / number
     hkl = np.zeros((len(keys), 3), dtype=np.int64)
     hkl[of] = passages.hkl
     y = _levelled(y, half_s2)
-    images = np.abs(_images(hkl, candidates[1:]))
+    images = _images(hkl, candidates)
     at = np.minimum(keys.searchsorted(images), len(keys) - 1)
     pairs = (keys[at] == images) & (images != keys)
-    found = [candidates[0]]
-    for rotation, pair, image in zip(candidates[1:], pairs, at, strict=True):
+    found = [identity]
+    for rotation, pair, image in zip(candidates, pairs, at, strict=True):
         some = np.flatnonzero(pair)
         n = len(some)
         if n >= _LEAST_AGREEING and _correlation(y[some], y[image[some]]) > max(_AGREE, _AGREE_NOISE / math.sqrt(n)):
             found.append(rotation)
-    return candidates if len(found) == len(candidates) else _closed(found)
+    return _closed(found)
 
 
 def _levelled(y: Floats, half_s2: Floats) -> Floats:
@@ -204,13 +217,14 @@ def _correlation(one: Floats, other: Floats) -> float:
 def _closed(found: list[Ints]) -> Ints:
     """The group that these rotations generate."""
     known = {rotation.tobytes(): rotation for rotation in found}
-    new = list(found)
+    new = found[1:]
     while new:
-        products = [a @ b for a in new for b in found]
+        products = np.array(new)[:, None] @ np.array(found[1:])
         new = []
-        for product in products:
-            if product.tobytes() not in known:
-                known[product.tobytes()] = product
+        for product in products.reshape(-1, 3, 3):
+            name = product.tobytes()
+            if name not in known:
+                known[name] = product
                 new.append(product)
     return np.array(list(known.values()))
 
