@@ -252,14 +252,14 @@ def _solved(measured: _Measured, weight: Floats) -> tuple[Floats, Floats]:
     lever = np.zeros(n_families)  # what a family's logarithm goes by with B
     lever[of] = -measured.half_s2
     weighted = weight * y
-    cells: Floats = np.bincount(of * STRETCHES + t, weight, n_families * STRETCHES).astype(np.float64).reshape(-1, STRETCHES)
-    columns, total = np.concatenate([cells, cells * lever[:, None]], axis=1), cells.sum(axis=1)
-    normal = _PRIOR - columns.T @ (columns / total[:, None])
+    cells: Floats = np.bincount(t * n_families + of, weight, STRETCHES * n_families).astype(np.float64).reshape(STRETCHES, -1)
+    rows, total = np.concatenate([cells, cells * lever]), cells.sum(axis=0)
+    normal = _PRIOR - (rows / total) @ rows.T
     own = np.einsum("jsks->jks", normal.reshape(2, STRETCHES, 2, STRETCHES))  # a view: each stretch's scale and B with one another
-    own += (np.array([np.ones(n_families), lever, lever * lever]) @ cells)[[[0, 1], [1, 2]]]
+    own += (np.array([np.ones(n_families), lever, lever * lever]) @ cells.T)[[[0, 1], [1, 2]]]
     right = np.append(np.bincount(t, weighted, STRETCHES), np.bincount(t, weighted * lever[of], STRETCHES))
     covariance = np.linalg.inv(normal)
-    return covariance @ (right - (np.bincount(of, weighted, n_families) / total) @ columns), covariance
+    return covariance @ (right - rows @ (np.bincount(of, weighted, n_families) / total)), covariance
 
 
 def _tested(solution: Floats, covariance: Floats, n: int) -> Regrowth | None:
