@@ -14,6 +14,8 @@ from triage.core import Indexed, Run, RunKind, Solution
 from triage.decay.frames import FrameSpots
 from triage.decay.mates import Mates, Regrowth
 from triage.decay.names import Names
+from triage.decay.shells import Floats
+from triage.decay.wedges import setting
 from triage.geometry import Geometry, Vector
 
 _MOST_WAITING = 30_000
@@ -40,8 +42,10 @@ class Again:
         self._spots = 0
         self._names: Names | None = None
         self._mates: Mates | None = None
+        self._turned_by: Vector = _AXES[0]
+        self._lattice: Floats | None = None  # that names were last believed of, in the setting of the mates
         self._frames, self._due = 0, 0.0
-        self._before: Regrowth | None = None  # by a lattice that was lost, as between wedges
+        self._before: Regrowth | None = None  # by a lattice that was lost, and that the next could not be brought onto
         self.found: Regrowth | None = None
         """What was known when reflections were last compared."""
 
@@ -60,8 +64,18 @@ class Again:
         geometry = _moved(self._geometry, indexed.beam_shift_px)
         axis = self._axis or self._turned_about(solution, frame, geometry)
         if axis is not None:
+            self._turned_by = axis
             self._names = Names(solution, frame, axis, self._step_deg, geometry)
-            self._mates = Mates(solution.bravais)
+            self._compare_with_before(self._names, solution.bravais)
+
+    def _compare_with_before(self, names: Names, bravais: str) -> None:
+        """Goes on with the reflections so far where the new lattice can be brought onto the last one, as after a wedge; else begins anew."""
+        if self._mates is not None and self._lattice is not None and self._mates.bravais == bravais:
+            rotation = setting(self._lattice, names.lattice, self._turned_by, self._mates.candidates, self._mates.group)
+            if rotation is not None:
+                names.reindex(rotation)
+                return
+        self._mates, self._lattice, self._before = Mates(bravais), None, self.found
 
     def _turned_about(self, solution: Solution, frame: int, geometry: Geometry) -> Vector | None:
         """The axis of _AXES about which most spots of the frames that wait have a name; None where that is not clear."""
@@ -90,13 +104,14 @@ class Again:
         if self._names is None or self._mates is None or self._frames < self._due or not self._waiting:
             return self.found
         self._due = self._frames + max(_LEAST_FRAMES, _SHARE * self._frames)
-        self._mates.add(self._names.passages(list(self._waiting)))
+        passages = self._names.passages(list(self._waiting))
         self._waiting.clear()
         self._spots = 0
         if self._names.is_lost:
-            self._names = self._mates = None
-            self._before = self.found
+            self._names = None
         else:
+            self._axis, self._lattice = self._turned_by, self._names.lattice
+            self._mates.add(passages)
             now = self._mates.result()
             if self._before is not None and (now is None or now.z < self._before.z):
                 now = self._before

@@ -95,6 +95,7 @@ class Mates:
     """Measurements of a run so far."""
 
     def __init__(self, bravais: str) -> None:
+        self.bravais = bravais
         self._rotations, self._one_way = rotations(bravais), _one_way(bravais)
         self.group = self._rotations[:1]
         """Rotations (n, 3, 3) that are believed."""
@@ -106,6 +107,11 @@ class Mates:
 
     def __len__(self) -> int:
         return len(self._family)
+
+    @property
+    def candidates(self) -> Ints:
+        """Rotations (n, 3, 3) of the lattice, believed or not."""
+        return self._rotations
 
     def add(self, passages: Passages) -> None:
         """Takes reflections that are through."""

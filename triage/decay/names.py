@@ -122,6 +122,15 @@ class Names:
         """Of the last frames' spots, those that have a name."""
         return self._named / max(self._seen, 1e-9)
 
+    @property
+    def lattice(self) -> Floats:
+        """Reciprocal vectors as columns (3, 3), turned back to the run's start."""
+        return np.linalg.inv(self._inverse)
+
+    def reindex(self, rotation: Ints) -> None:
+        """From now on the names are h where they were h R of this rotation (3, 3); before any spot is named."""
+        self._inverse = np.linalg.inv(rotation).T @ self._inverse
+
     def passages(self, frames: Sequence[FrameSpots]) -> Passages:
         """Names the spots of further frames; the reflections that are through since."""
         if self._begun is None:
