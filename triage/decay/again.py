@@ -1,5 +1,7 @@
 """Reflections measured again in a rotation, once indexing says what they are called; until then frames wait, in bounded memory.
 
+Between wedges a lattice is lost; the next one is brought onto its setting (`wedges.py`), so that reflections of all wedges are compared.
+
 Where the header does not say about which axis the crystal turns (streams never do), it is the one of four, horizontal or vertical and
 either way round, about which the frames so far get their names.
 """
@@ -42,8 +44,8 @@ class Again:
         self._spots = 0
         self._names: Names | None = None
         self._mates: Mates | None = None
-        self._turned_by: Vector = _AXES[0]
-        self._lattice: Floats | None = None  # that names were last believed of, in the setting of the mates
+        self._spindle: Vector | None = None
+        self._lattice: Floats | None = None  # of the last names that were believed, in the setting of the mates
         self._frames, self._due = 0, 0.0
         self._before: Regrowth | None = None  # by a lattice that was lost, and that the next could not be brought onto
         self.found: Regrowth | None = None
@@ -64,14 +66,13 @@ class Again:
         geometry = _moved(self._geometry, indexed.beam_shift_px)
         axis = self._axis or self._turned_about(solution, frame, geometry)
         if axis is not None:
-            self._turned_by = axis
-            self._names = Names(solution, frame, axis, self._step_deg, geometry)
-            self._compare_with_before(self._names, solution.bravais)
+            self._names, self._spindle = Names(solution, frame, axis, self._step_deg, geometry), axis
+            self._go_on(self._names, axis, solution.bravais)
 
-    def _compare_with_before(self, names: Names, bravais: str) -> None:
-        """Goes on with the reflections so far where the new lattice can be brought onto the last one, as after a wedge; else begins anew."""
+    def _go_on(self, names: Names, axis: Vector, bravais: str) -> None:
+        """Goes on with the reflections so far where the new lattice can be brought onto the last one, as in another wedge; or begins anew."""
         if self._mates is not None and self._lattice is not None and self._mates.bravais == bravais:
-            rotation = setting(self._lattice, names.lattice, self._turned_by, self._mates.candidates, self._mates.group)
+            rotation = setting(self._lattice, names.lattice, axis, self._mates.candidates, self._mates.group)
             if rotation is not None:
                 names.reindex(rotation)
                 return
@@ -110,7 +111,7 @@ class Again:
         if self._names.is_lost:
             self._names = None
         else:
-            self._axis, self._lattice = self._turned_by, self._names.lattice
+            self._axis, self._lattice = self._spindle, self._names.lattice
             self._mates.add(passages)
             now = self._mates.result()
             if self._before is not None and (now is None or now.z < self._before.z):
