@@ -70,7 +70,7 @@ class Again:
             self._go_on(self._names, axis, solution.bravais)
 
     def _go_on(self, names: Names, axis: Vector, bravais: str) -> None:
-        """Goes on with the reflections so far where the new lattice can be brought onto the last one, as in another wedge; or begins anew."""
+        """Goes on with the reflections so far where the new lattice is that of the last names, as in another wedge; or begins anew."""
         if self._mates is not None and self._lattice is not None and self._mates.bravais == bravais:
             rotation = setting(self._lattice, names.lattice, axis, self._mates.candidates, self._mates.group)
             if rotation is not None:

@@ -55,9 +55,8 @@ class ChangeTest:
         self._blocks: list[_Block] = []
         self._noise = _USUAL_NOISE
         self._looks = 0
-        self._prior = np.diag(
-            [0.0, SCALE_ERROR_A2**-2] + [ANISOTROPY_A2**-2] * (2 if self._step else 0)
-        )  # inverse covariance of the nuisance
+        turning = [ANISOTROPY_A2**-2] * (2 if self._step else 0)
+        self._prior = np.diag([0.0, SCALE_ERROR_A2**-2, *turning])  # inverse covariance of the nuisance
 
     def __len__(self) -> int:
         return len(self._blocks)

@@ -87,6 +87,8 @@ class Reference:
         usable = (self._count * len(self.kept) >= _MIN_REFERENCE_SPOTS) & (self._faintness <= _MAX_FAINTNESS)
         self._use = usable & (self._count * self.window >= _MIN_WINDOW_SPOTS)
         self.usable = bool(self._use.sum() >= _MIN_SHELLS)
+        which = np.flatnonzero(self._use)
+        self._used = which, [each[which] for each in (self._s2, self._faintness, self._sampling + self._poisson)]
 
     def _variances(self, pool: _Pool, shared: Floats) -> tuple[Floats, Floats]:
         """Relative variances (shells,) of one frame: of which reflections it holds, inflated by what neighbours share; of counting.
@@ -120,17 +122,16 @@ class Reference:
             return None
         n = len(frames)
         cut = self._cut_now(sums)
-        raised = bool((cut > self.cut).any())
+        raised = cut is not self.cut and bool((cut > self.cut).any())
         intensity = reduce(add, [frame.sums(cut).intensity for frame in frames] if raised else [each.intensity for each in sums]) / n
-        use = self._use
-        one_frame = self._sampling + self._poisson
+        use, (s2, faintness, one_frame) = self._used
         shells = Shells(
-            s2=self._s2[use],
+            s2=s2,
             ratio=(intensity / self._intensity)[use],
-            faintness=self._faintness[use],
-            faintness_now=(cut / self._mean)[use],
-            now=one_frame[use] / n,
-            then=one_frame[use] / len(self.kept),
+            faintness=faintness,
+            faintness_now=(cut / self._mean)[use] if raised else faintness,
+            now=one_frame / n,
+            then=one_frame / len(self.kept),
         )
         return fit(shells, start)
 
