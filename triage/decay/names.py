@@ -102,7 +102,9 @@ class Names:
         x, y, z = axis
         self._cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
         self._step = math.radians(step_deg)
-        self._geometry = geometry
+        self._wavelength_A = geometry.wavelength_A
+        self._origin, *along = geometry.laboratory_mm([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        self._pixels = np.array(along) - self._origin  # (2, 3) mm along slow and fast
         reciprocal = np.asarray(gemmi.UnitCell(*solution.cell).frac.mat.tolist(), dtype=np.float64).T  # Busing & Levy
         now = np.asarray(solution.orientation, dtype=np.float64).reshape(3, 3) @ reciprocal
         self._inverse = np.linalg.inv(self._back(now.T, np.full(3, frame)).T)
@@ -139,7 +141,7 @@ class Names:
         positions, intensity, variance = (
             np.concatenate([getattr(each, name)[:_MOST_SPOTS] for each in frames]) for name in ("positions_px", "intensity", "variance")
         )
-        q = np.asarray(self._geometry.scattering_vectors_per_A(positions), dtype=np.float64)
+        q = self._scattering_vectors(positions)
         g = self._back(q, frame)
         for _ in range(_ROUNDS if self._open is None else 1):
             index = g @ self._inverse.T
@@ -153,6 +155,13 @@ class Names:
         self._seen, self._named = keep * self._seen + len(off), keep * self._named + float(len(named))
         now = _Seen(packed(hkl.astype(np.int64)), at, at, at, intensity[named], variance[named], q[named])
         return self._corrected(self._through(now, frames[-1].frame))
+
+    def _scattering_vectors(self, positions_px: Floats) -> Floats:
+        """As `Geometry.scattering_vectors_per_A` (n, 3), for many calls with few positions."""
+        ray = positions_px @ self._pixels + self._origin
+        q = ray * (1.0 / (np.sqrt((ray * ray) @ np.ones(3)) * self._wavelength_A))[:, None]
+        q[:, 2] -= 1.0 / self._wavelength_A
+        return np.asarray(q)
 
     def _back(self, q: Floats, frame: Ints) -> Floats:
         """Turns vectors (n, 3) of the laboratory frame at the middle of frames (n,) back to the run's start (Rodrigues)."""
@@ -193,7 +202,7 @@ class Names:
         """Without those that the run's beginning cut short, and those next to the axis."""
         turned = (done.last - done.first + 1) * abs(self._step)
         done = done.take(np.flatnonzero((done.first > (self._begun or 0)) & (turned < math.radians(_LONGEST_DEG))))
-        k1 = done.q * self._geometry.wavelength_A + np.array([0.0, 0.0, 1.0])
+        k1 = done.q * self._wavelength_A + np.array([0.0, 0.0, 1.0])
         speed = np.maximum(np.abs((k1 * (done.q @ self._cross.T)).sum(axis=1)), 1e-9)  # of the sphere, 1/A per rad
         polarised = _POLARISED * (1.0 - k1[:, 0] ** 2) + (1.0 - _POLARISED) * (1.0 - k1[:, 1] ** 2)  # Kahn et al. (1982)
         s2 = (done.q * done.q).sum(axis=1)
