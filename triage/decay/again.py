@@ -1,5 +1,7 @@
 """Reflections measured again in a rotation, once indexing says what they are called; until then frames wait, in bounded memory.
 
+Between wedges a lattice is lost; the next one is brought onto its setting (`wedges.py`), so that reflections of all wedges are compared.
+
 Where the header does not say about which axis the crystal turns (streams never do), it is the one of four, horizontal or vertical and
 either way round, about which the frames so far get their names.
 """
@@ -14,6 +16,8 @@ from triage.core import Indexed, Run, RunKind, Solution
 from triage.decay.frames import FrameSpots
 from triage.decay.mates import Mates, Regrowth
 from triage.decay.names import Names
+from triage.decay.shells import Floats
+from triage.decay.wedges import setting
 from triage.geometry import Geometry, Vector
 
 _MOST_WAITING = 30_000
@@ -40,8 +44,10 @@ class Again:
         self._spots = 0
         self._names: Names | None = None
         self._mates: Mates | None = None
+        self._spindle: Vector | None = None
+        self._lattice: Floats | None = None  # of the last names that were believed, in the setting of the mates
         self._frames, self._due = 0, 0.0
-        self._before: Regrowth | None = None  # by a lattice that was lost, as between wedges
+        self._before: Regrowth | None = None  # by a lattice that was lost, and that the next could not be brought onto
         self.found: Regrowth | None = None
         """What was known when reflections were last compared."""
 
@@ -60,8 +66,17 @@ class Again:
         geometry = _moved(self._geometry, indexed.beam_shift_px)
         axis = self._axis or self._turned_about(solution, frame, geometry)
         if axis is not None:
-            self._names = Names(solution, frame, axis, self._step_deg, geometry)
-            self._mates = Mates(solution.bravais)
+            self._names, self._spindle = Names(solution, frame, axis, self._step_deg, geometry), axis
+            self._go_on(self._names, axis, solution.bravais)
+
+    def _go_on(self, names: Names, axis: Vector, bravais: str) -> None:
+        """Goes on with the reflections so far where the new lattice is that of the last names, as in another wedge; or begins anew."""
+        if self._mates is not None and self._lattice is not None and self._mates.bravais == bravais:
+            rotation = setting(self._lattice, names.lattice, axis, self._mates.candidates, self._mates.group)
+            if rotation is not None:
+                names.reindex(rotation)
+                return
+        self._mates, self._lattice, self._before = Mates(bravais), None, self.found
 
     def _turned_about(self, solution: Solution, frame: int, geometry: Geometry) -> Vector | None:
         """The axis of _AXES about which most spots of the frames that wait have a name; None where that is not clear."""
@@ -90,13 +105,14 @@ class Again:
         if self._names is None or self._mates is None or self._frames < self._due or not self._waiting:
             return self.found
         self._due = self._frames + max(_LEAST_FRAMES, _SHARE * self._frames)
-        self._mates.add(self._names.passages(list(self._waiting)))
+        passages = self._names.passages(list(self._waiting))
         self._waiting.clear()
         self._spots = 0
         if self._names.is_lost:
-            self._names = self._mates = None
-            self._before = self.found
+            self._names = None
         else:
+            self._axis, self._lattice = self._spindle, self._names.lattice
+            self._mates.add(passages)
             now = self._mates.result()
             if self._before is not None and (now is None or now.z < self._before.z):
                 now = self._before

@@ -55,6 +55,8 @@ class ChangeTest:
         self._blocks: list[_Block] = []
         self._noise = _USUAL_NOISE
         self._looks = 0
+        turning = [ANISOTROPY_A2**-2] * (2 if self._step else 0)
+        self._prior = np.diag([0.0, SCALE_ERROR_A2**-2, *turning])  # inverse covariance of the nuisance
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -79,12 +81,13 @@ class ChangeTest:
         weight = 1.0 / (variance * self._noise + floor**2 + (SCALE_BLUR_A2 * np.minimum(log_scale, 0.0)) ** 2)
         starts = frame[:-2]
         ramps = np.maximum(frame - starts[:, None], 0.0) / max(frame[-1] - frame[0], 1e-9)  # (starts, n)
-        both = np.vstack([ramps, b])
+        both = np.concatenate([ramps, b[None]])
+        weighted = both * weight
         nuisance = self._nuisance(frame, log_scale)
-        inner = (both * weight) @ nuisance
-        solved = np.linalg.solve(nuisance.T @ (nuisance * weight[:, None]) + self._prior(), inner.T)
-        along = (both * weight) @ b - inner @ solved[:, -1]  # products with b, the nuisance projected out
-        size = (both**2 * weight).sum(axis=1) - (inner * solved.T).sum(axis=1)
+        inner = weighted @ nuisance.T
+        solved = np.linalg.solve((nuisance * weight) @ nuisance.T + self._prior, inner.T)
+        along = weighted @ b - inner @ solved[:, -1]  # products with b, the nuisance projected out
+        size = (both * weighted).sum(axis=1) - (inner * solved.T).sum(axis=1)
         z = along[:-1] / np.sqrt(np.maximum(size[:-1], 1e-12))
         best = int(np.argmax(z))
         left = max(float(along[-1]) - max(float(z[best]), 0.0) ** 2, 0.0) * self._noise
@@ -93,15 +96,12 @@ class ChangeTest:
         return Change(z=_discounted(float(z[best]), self._looks), since=int(starts[best]), noise=self._noise)
 
     def _nuisance(self, frame: Floats, log_scale: Floats) -> Floats:
-        """A constant, the scale and, for rotations, the two components of a tensor that turns; (n, 2 or 4)."""
-        columns = [np.ones_like(frame), log_scale]
+        """A constant, the scale and, for rotations, the two components of a tensor that turns; (2 or 4, n)."""
+        rows = [np.ones(len(frame)), log_scale]
         if self._step:
-            columns += [np.cos(2.0 * self._step * frame), np.sin(2.0 * self._step * frame)]
-        return np.stack(columns, axis=1)
-
-    def _prior(self) -> Floats:
-        """Inverse covariance of the nuisance."""
-        return np.diag([0.0, SCALE_ERROR_A2**-2] + [ANISOTROPY_A2**-2] * (2 if self._step else 0))
+            angle = 2.0 * self._step * frame
+            rows += [np.cos(angle), np.sin(angle)]
+        return np.array(rows)
 
 
 def _discounted(z: float, looks: int) -> float:

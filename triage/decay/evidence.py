@@ -132,7 +132,7 @@ class Evidence:
             math.log((background + 0.01) / (first_background + 0.01)),
             math.log((spots / n + 1.0 / n) / (first_spots + 1.0 / n)),
         )
-        middle = float(np.mean([frame.frame for frame in frames]))
+        middle = sum(frame.frame for frame in frames) / n
         self._blocks.append(Block(middle, float(n), spots, fit.sigma_now * self._half_s2, tuple(float(x) for x in series)))
         if len(self._blocks) > MOST_BLOCKS:
             pairs = zip(self._blocks[:-1:2], self._blocks[1::2], strict=True)
@@ -179,20 +179,22 @@ def features(blocks: list[Block], context: Context) -> Floats:
     some = min(_RECENT, max(n // 2, 1))
     start, now = series[:some].sum(axis=0) / some, series[-some:].sum(axis=0) / some
     usual = _usual_noise(spots, error)
-    steps = np.diff(series, axis=0)
+    steps = series[1:] - series[:-1]
     noise = np.sqrt(((steps**2).sum(axis=0) / 2.0 + _USUAL_STEPS * usual**2) / (n - 1 + _USUAL_STEPS))
     time = (frame - frame[0]) / max(frame[-1] - frame[0], 1e-9)
-    centred = time - time.mean()
-    slope = centred @ series / max(float(centred @ centred), 1e-9)
-    z = slope * math.sqrt(float(centred @ centred)) / noise
+    centred = time - time.sum() / n
+    spread = float(centred @ centred)
+    slope = centred @ series / max(spread, 1e-9)
+    z = slope * math.sqrt(spread) / noise
     running = _running(series, some) - start
     middle = running[len(running) // 2]
     scale, outer = SERIES.index("scale"), SERIES.index("outer")
+    lowest, highest = running[:, scale].min(), running.max(axis=0)
     own = [
-        running[:, scale].min(),
-        running[:, scale].max(),
-        running[:, SERIES.index("spots")].max(),
-        running[:, 0].max(),
+        lowest,
+        highest[scale],
+        highest[SERIES.index("spots")],
+        highest[0],
         middle[scale] - 0.5 * (now - start)[scale],
         middle[outer] - 0.5 * (now - start)[outer],
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from triage.decay.shells import Floats
+from triage.decay.shells import Floats, middle
 
 _HELD = 3.0
 """Misfits beyond so many sigma count no more (Huber); below, the sums of few exponential intensities are skewed and must not be cut."""
@@ -53,17 +53,19 @@ def fit(shells: Shells, start: Fit | None = None) -> Fit | None:
     x = t/mu of the reference and x' of now, the detected intensity falls by (y + x') exp(-x'/y) / ((1 + x) exp(-x)), the number of spots by
     exp(x - x'/y). `start` is an earlier fit of nearly the same frames.
     """
-    x, x_now = shells.faintness, shells.faintness_now
+    x, x_now, ratio, fixed = shells.faintness, shells.faintness_now, shells.ratio, shells.then + 1e-4
     design = np.stack([np.ones_like(x), -shells.s2 / 2])
-    found = np.array([math.log(max(float(np.median(shells.ratio)), 1e-3)), 0.0] if start is None else [start.log_scale, start.delta_B])
+    found = np.array([math.log(max(middle(ratio), 1e-3)), 0.0] if start is None else [start.log_scale, start.delta_B])
+    one_more = 1.0 + x
     for _ in range(25):
         y = np.exp(_held(found @ design, -6.0, 6.0))
         over = x_now / y
-        expected = (y + x_now) / (1 + x) * np.exp(np.maximum(x - over, -300.0))
-        now = shells.now * np.exp(_held(over - x, -3.0, 20.0))
-        sd = np.sqrt(now + shells.then + 1e-4)
-        misfit = _held((shells.ratio / np.maximum(expected, 1e-12) - 1) / sd, -_HELD, _HELD)
-        weighted = design * ((y / (y + x_now) + over) / sd)
+        rarer, above = over - x, y + x_now
+        expected = above / one_more * np.exp(-np.minimum(rarer, 300.0))
+        now = shells.now * np.exp(_held(rarer, -3.0, 20.0))
+        sd = np.sqrt(now + fixed)
+        misfit = _held((ratio / np.maximum(expected, 1e-12) - 1.0) / sd, -_HELD, _HELD)
+        weighted = design * ((y / above + over) / sd)
         covariance = _inverse(weighted @ weighted.T)
         if covariance is None:
             return None
@@ -73,17 +75,18 @@ def fit(shells: Shells, start: Fit | None = None) -> Fit | None:
             break
     else:
         return None
-    excess = max(float((misfit**2).sum()) / (len(x) - 2), 1.0)
-    gain = covariance @ (weighted / sd)  # d(found)/d(relative error of a shell)
+    excess = max(float(misfit @ misfit) / (len(x) - 2), 1.0)
+    gain = covariance[1] @ (weighted / sd)  # d(delta_B)/d(relative error of a shell)
     sigma = math.sqrt(float(covariance[1, 1]) * excess)
-    sigma_now = math.sqrt(float((gain[1] ** 2 * (now + 5e-5)).sum()))
+    sigma_now = math.sqrt(float((gain * gain) @ (now + 5e-5)))
     result = Fit(delta_B=float(found[1]), sigma=sigma, sigma_now=sigma_now, log_scale=min(float(found[0]), 30.0))
     return result if all(math.isfinite(value) for value in (result.delta_B, sigma, sigma_now, result.log_scale)) else None
 
 
 def _held(values: Floats, least: Floats | float, most: Floats | float) -> Floats:
     """`np.clip`, at a fraction of its cost for a dozen values."""
-    return np.asarray(np.minimum(np.maximum(values, least), most))
+    held: Floats = np.minimum(np.maximum(values, least), most)
+    return held
 
 
 def _inverse(square: Floats) -> Floats | None:

@@ -35,7 +35,7 @@ class FrameSpots:
 
     def sums(self, cut: Floats) -> Sums:
         """Over the spots above `cut` (shells,) photons."""
-        above = self.intensity >= cut[self.shell]
+        above = np.flatnonzero(self.intensity >= cut[self.shell])
         shell, intensity = self.shell[above], self.intensity[above]
         return Sums(
             intensity=_summed(shell, intensity),
@@ -62,7 +62,7 @@ def frame_spots(frame: int, spots: Spots, appearance: Floats | None = None) -> F
     """Spots off the ice rings, within the shells, with finite numbers. The frame must have geometry."""
     s = np.zeros(0) if spots.inverse_d_per_A is None else np.asarray(spots.inverse_d_per_A, dtype=np.float64)
     shell = shell_of(s)
-    used = (
+    used = np.flatnonzero(
         (shell >= 0) & (shell < N_SHELLS) & ~spots.on_ice & np.isfinite(spots.intensity) & np.isfinite(spots.sigma) & (spots.intensity > 0)
     )
     return FrameSpots(
@@ -87,7 +87,7 @@ def likeness(frames: Sequence[FrameSpots], lags: int) -> Floats:
         last = len(frames) - 1 - lag
         bases = sorted({last * k // (_BASES - 1) for k in range(_BASES)}) if last >= 0 else []
         shared = [_shared(frames[base], frames[base + lag]) for base in bases]
-        result[lag - 1] = float(np.mean(shared)) if shared else 0.0
+        result[lag - 1] = sum(shared) / len(shared) if shared else 0.0
     return result
 
 
@@ -96,8 +96,9 @@ def _shared(one: FrameSpots, other: FrameSpots) -> float:
     whole = math.sqrt(float(first @ first) * float(second @ second))
     if whole <= 0:
         return 0.0
-    slow, fast = (np.abs(np.subtract.outer(one.positions_px[:_MOST_MATCHED, k], other.positions_px[:_MOST_MATCHED, k])) for k in (0, 1))
-    apart = np.maximum(slow, fast)
+    here, there = one.positions_px[:_MOST_MATCHED].T, other.positions_px[:_MOST_MATCHED].T
+    slow, fast = (np.abs(apart, out=apart) for apart in (np.subtract.outer(here[k], there[k]) for k in (0, 1)))
+    apart = np.maximum(slow, fast, out=slow)
     nearest = apart.argmin(axis=1)
-    same = apart[np.arange(len(first)), nearest] < MATCH_PX
+    same = np.flatnonzero(apart[np.arange(len(first)), nearest] < MATCH_PX)
     return min(float(first[same] @ second[nearest[same]]) / whole, 1.0)

@@ -19,7 +19,7 @@ import gemmi
 import numpy as np
 
 from triage.decay.names import Bools, Passages, packed
-from triage.decay.shells import Floats, Ints
+from triage.decay.shells import Floats, Ints, middle
 
 MOST = 6000
 """Measurements that are kept: when there are more, every second family is forgotten, and not taken again."""
@@ -39,6 +39,10 @@ _FLOOR_A2 = 0.3
 """Standard deviation of B of a stretch beyond what is counted."""
 _BRIGHTER_A2, _FAINTER_A2 = 1.5, 1.0
 """Of B for each e-fold of scale: near the threshold only what noise has lifted is seen (training runs)."""
+_PRIOR = np.diag([1e-4] * STRETCHES + [1e-6] * STRETCHES)
+"""Inverse covariance of scales and B: the constants that nothing knows."""
+_RAMPS = np.array([np.maximum(np.arange(1.0, STRETCHES) - start, 0.0) for start in range(STRETCHES - 2)])
+"""Growth of B from each stretch on, against the first stretch (STRETCHES - 2, STRETCHES - 1)."""
 _GROUPS = {"a": "P 1", "m": "P 1 2 1", "o": "P 2 2 2", "t": "P 4 2 2", "h": "P 6 2 2", "c": "P 4 3 2"}
 
 
@@ -67,15 +71,32 @@ def rotations(bravais: str) -> Ints:
 
 def family(hkl: Ints, group: Ints) -> Ints:
     """One integer (n,) for all that the group (m, 3, 3) and Friedel's law make equal."""
-    keys = np.array([packed(hkl @ rotation) for rotation in group])
-    return np.asarray(np.abs(keys).max(axis=0))
+    return np.asarray(_images(hkl, group).max(axis=0), dtype=np.int64)
+
+
+def _images(hkl: Ints, group: Ints) -> Floats:
+    """(m, n) `packed` indices, without sign, of what each rotation (m, 3, 3) makes of (n, 3): packing is linear, and exact in floats."""
+    packing = packed(group.reshape(-1, 3)).reshape(-1, 3).astype(np.float64)
+    images = packing @ hkl.T.astype(np.float64)
+    return np.abs(images, out=images)
+
+
+@lru_cache(maxsize=16)
+def _one_way(bravais: str) -> Ints:
+    """(n, 3, 3) of `rotations` without the identity, and one of each two that undo one another: both bring the same pairs together."""
+    found: list[Ints] = []
+    for rotation in rotations(bravais)[1:]:
+        if not any((rotation @ each == np.eye(3)).all() for each in found):
+            found.append(rotation)
+    return np.array(found).reshape(-1, 3, 3)
 
 
 class Mates:
     """Measurements of a run so far."""
 
     def __init__(self, bravais: str) -> None:
-        self._rotations = rotations(bravais)
+        self.bravais = bravais
+        self._rotations, self._one_way = rotations(bravais), _one_way(bravais)
         self.group = self._rotations[:1]
         """Rotations (n, 3, 3) that are believed."""
         self._kept = Passages(np.zeros((0, 3), dtype=np.int64), *(np.zeros(0) for _ in range(5)))
@@ -86,6 +107,11 @@ class Mates:
 
     def __len__(self) -> int:
         return len(self._family)
+
+    @property
+    def candidates(self) -> Ints:
+        """Rotations (n, 3, 3) of the lattice, believed or not."""
+        return self._rotations
 
     def add(self, passages: Passages) -> None:
         """Takes reflections that are through."""
@@ -102,18 +128,18 @@ class Mates:
         """None while too few reflections were met again."""
         if len(self) > _LOOKED_ANEW * self._looked_at and len(self) >= _LEAST_PAIRED:
             self._looked_at = len(self)
-            self.group = _agreeing(self._kept, self._rotations)
+            self.group = _agreeing(self._kept, self._one_way)
             self._family = family(self._kept.hkl, self.group)
             self._rate = _rocking(self._kept, self._family)
-        _, names, number = np.unique(self._family, return_inverse=True, return_counts=True)
-        again = number[names] > 1
-        if int(again.sum()) < _LEAST_PAIRED:
+        again, of = _met_again(self._family)
+        if len(again) < _LEAST_PAIRED:
             return None
         first, last = float(self._kept.frame.min()), float(self._kept.frame.max())
         some = self._kept.take(again)
-        rank = np.cumsum(number > 1) - 1
         stretch = np.minimum(((some.frame - first) * STRETCHES / (last - first + 1.0)).astype(np.int64), STRETCHES - 1)
-        return _growth(_Measured(rank[names[again]], stretch, _corrected(some, self._rate), some.variance, some.half_s2))
+        y = _corrected(some, self._rate)
+        y -= (np.bincount(of, y) / np.bincount(of))[of]
+        return _growth(_Measured(of, stretch, y, some.variance, some.half_s2))
 
     def _is_kept(self, passages: Passages) -> Bools:
         """By a hash of the family under the lattice's whole symmetry, so that no family is torn apart."""
@@ -127,11 +153,23 @@ class _Measured:
     family: Ints
     stretch: Ints
     log_intensity: Floats
+    """Against the mean of its family: sums of large numbers would lose what the constants, which nothing knows, magnify."""
     variance: Floats
     half_s2: Floats
 
 
-def _corrected(passages: Passages, rate: float) -> Floats:
+def _met_again(families: Ints) -> tuple[Ints, Ints]:
+    """Which measurements (n,) are of families that have more than one, family by family, and which of these each is of, from nought."""
+    order = families.argsort(kind="stable")
+    ordered = families[order]
+    as_before = ordered[1:] == ordered[:-1]
+    begins = np.append(as_before, False)
+    begins[1:] &= ~as_before
+    again = np.flatnonzero(begins | np.append(False, as_before))
+    return order[again], begins[again].cumsum() - 1
+
+
+def _corrected(passages: Passages, rate: float | Floats) -> Floats:
     """Logarithm of the whole intensity, for a rocking curve of this standard deviation in rad: erf, to 4e-4, as a hyperbolic tangent."""
     half = passages.sweep / (2.0 * math.sqrt(2.0) * rate)
     return np.asarray(passages.log_intensity - np.log(np.tanh(half * (1.1284 + 0.1009 * half**2))))
@@ -139,47 +177,45 @@ def _corrected(passages: Passages, rate: float) -> Floats:
 
 def _rocking(passages: Passages, names: Ints) -> float:
     """The width (rad) under which mates agree best."""
-    _, of, number = np.unique(names, return_inverse=True, return_counts=True)
-    again = number[of] > 1
-    if not again.any():
+    again, of = _met_again(names)
+    if not len(again):
         return math.radians(_RATES_DEG[2])
-    some = passages.take(again)
-    of, n = np.unique(of[again], return_inverse=True)[1], number[of[again]]
-    scatter = []
-    for rate in _RATES_DEG:
-        y = _corrected(some, math.radians(rate))
-        scatter.append(float(np.median(np.abs(y - (np.bincount(of, y) / np.bincount(of))[of]) * np.sqrt(n / (n - 1.0)))))
-    return math.radians(_RATES_DEG[int(np.argmin(scatter))])
+    n = np.bincount(of)
+    y = _corrected(passages.take(again), np.radians(_RATES_DEG)[:, None])
+    apart = np.abs(y - (np.add.reduceat(y, np.append(0, n[:-1].cumsum()), axis=1) / n)[:, of]) * np.sqrt(n / (n - 1.0))[of]
+    return math.radians(_RATES_DEG[int(np.argmin([middle(each) for each in apart]))])
 
 
 def _agreeing(passages: Passages, candidates: Ints) -> Ints:
-    """The rotations under which intensities agree, and their products; the identity first."""
-    keys, of = np.unique(np.abs(packed(passages.hkl)), return_inverse=True)
+    """The identity, the rotations under which intensities agree, and their products."""
+    identity = np.eye(3, dtype=np.int64)
+    keys, of = np.unique(_images(passages.hkl, identity[None])[0], return_inverse=True)
     number = np.bincount(of)
     y = np.bincount(of, passages.log_intensity) / number
     half_s2 = np.bincount(of, passages.half_s2) / number
     hkl = np.zeros((len(keys), 3), dtype=np.int64)
     hkl[of] = passages.hkl
-    y = y - _trend(y, half_s2)
-    found = [candidates[0]]
-    for rotation in candidates[1:]:
-        image = np.abs(packed(hkl @ rotation))
-        at = np.minimum(np.searchsorted(keys, image), len(keys) - 1)
-        pairs = (keys[at] == image) & (image != keys)
-        n = int(pairs.sum())
-        if n >= _LEAST_AGREEING and _correlation(y[pairs], y[at[pairs]]) > max(_AGREE, _AGREE_NOISE / math.sqrt(n)):
+    y = _levelled(y, half_s2)
+    images = _images(hkl, candidates)
+    at = np.minimum(keys.searchsorted(images), len(keys) - 1)
+    pairs = (keys[at] == images) & (images != keys)
+    found = [identity]
+    for rotation, pair, image in zip(candidates, pairs, at, strict=True):
+        some = np.flatnonzero(pair)
+        n = len(some)
+        if n >= _LEAST_AGREEING and _correlation(y[some], y[image[some]]) > max(_AGREE, _AGREE_NOISE / math.sqrt(n)):
             found.append(rotation)
     return _closed(found)
 
 
-def _trend(y: Floats, half_s2: Floats) -> Floats:
-    """The mean over a straight line in s^2."""
-    design = np.stack([np.ones_like(half_s2), half_s2], axis=1)
-    return np.asarray(design @ np.linalg.lstsq(design, y, rcond=None)[0])
+def _levelled(y: Floats, half_s2: Floats) -> Floats:
+    """Less a straight line in s^2."""
+    y, along = y - y.sum() / len(y), half_s2 - half_s2.sum() / len(y)
+    return np.asarray(y - along * (float(along @ y) / max(float(along @ along), 1e-30)))
 
 
 def _correlation(one: Floats, other: Floats) -> float:
-    a, b = one - one.mean(), other - other.mean()
+    a, b = one - one.sum() / len(one), other - other.sum() / len(other)
     size = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / size if size > 0 else 0.0
 
@@ -187,63 +223,60 @@ def _correlation(one: Floats, other: Floats) -> float:
 def _closed(found: list[Ints]) -> Ints:
     """The group that these rotations generate."""
     known = {rotation.tobytes(): rotation for rotation in found}
-    new = list(found)
+    new = found[1:]
     while new:
-        products = [a @ b for a in new for b in found]
+        products = np.array(new)[:, None] @ np.array(found[1:])
         new = []
-        for product in products:
-            if product.tobytes() not in known:
-                known[product.tobytes()] = product
+        for product in products.reshape(-1, 3, 3):
+            name = product.tobytes()
+            if name not in known:
+                known[name] = product
                 new.append(product)
     return np.array(list(known.values()))
 
 
 def _growth(measured: _Measured) -> Regrowth | None:
     """Robust least squares with a scale and a B for each stretch, and the test of growth."""
-    n_families, of, t = int(measured.family.max()) + 1, measured.family, measured.stretch
-    cell, y, h = of * STRETCHES + t, measured.log_intensity, measured.half_s2
-    half_s2 = np.zeros(n_families)
-    half_s2[of] = h
-    noise, robust = 0.15**2, np.ones(len(y))
-    shape = (n_families, STRETCHES)
-    solution, covariance = np.zeros(2 * STRETCHES), np.eye(2 * STRETCHES)
-    for _ in range(2):
-        weight = robust / (measured.variance + noise)
-        weights: Floats = np.bincount(cell, weight, n_families * STRETCHES).astype(np.float64).reshape(shape)
-        total = weights.sum(axis=1)
-        sums = np.bincount(cell, weight * y, n_families * STRETCHES).reshape(shape)
-        sums = sums - weights * (sums.sum(axis=1) / total)[:, None]
-        powers = (np.ones_like(half_s2), half_s2, half_s2 * half_s2)
-        square = [_eliminated(weights, total, power) for power in powers]
-        normal = np.block([[square[0], -square[1]], [-square[1], square[2]]])
-        normal += np.diag([1e-4] * STRETCHES + [1e-6] * STRETCHES)  # the constants that nothing knows
-        covariance = np.linalg.inv(normal)
-        solution = covariance @ np.concatenate([sums.sum(axis=0), -(sums * half_s2[:, None]).sum(axis=0)])
-        left = y - (solution[t] - h * solution[STRETCHES + t])
-        left = left - (np.bincount(of, weight * left, n_families) / total)[of]
-        left = left / np.sqrt(np.maximum(1.0 - weight / total[of], 1e-3))
-        noise = max((1.4826 * float(np.median(np.abs(left)))) ** 2 - float(np.median(measured.variance)), _LEAST_NOISE**2)
-        bound = _OUTLIER * np.sqrt(measured.variance + noise)
-        robust = bound / np.maximum(np.abs(left), bound)
-    return _tested(solution, covariance, len(y))
+    of, t, y, h = measured.family, measured.stretch, measured.log_intensity, measured.half_s2
+    n_families, counted = int(of[-1]) + 1, middle(measured.variance)
+    weight = 1.0 / (measured.variance + 0.15**2)
+    solution, _ = _solved(measured, weight)
+    total = np.bincount(of, weight, n_families)
+    left = y - (solution[t] - h * solution[STRETCHES + t])
+    left = left - (np.bincount(of, weight * left, n_families) / total)[of]
+    left = np.abs(left) / np.sqrt(np.maximum(1.0 - weight / total[of], 1e-3))
+    noise = max((1.4826 * middle(left)) ** 2 - counted, _LEAST_NOISE**2)
+    variance = measured.variance + noise
+    bound = _OUTLIER * np.sqrt(variance)
+    return _tested(*_solved(measured, bound / np.maximum(left, bound) / variance), len(y))
 
 
-def _eliminated(weights: Floats, total: Floats, power: Floats) -> Floats:
-    """Normal matrix (STRETCHES, STRETCHES) once each family's own intensity is eliminated, each family times `power`."""
-    scaled = weights * power[:, None]
-    return np.asarray(np.diag(scaled.sum(axis=0)) - scaled.T @ (weights / total[:, None]))
+def _solved(measured: _Measured, weight: Floats) -> tuple[Floats, Floats]:
+    """Scale and B of each stretch (2 STRETCHES,) and their covariance; each family's own intensity is eliminated."""
+    of, t, y = measured.family, measured.stretch, measured.log_intensity
+    n_families = int(of[-1]) + 1
+    lever = np.zeros(n_families)  # what a family's logarithm goes by with B
+    lever[of] = -measured.half_s2
+    weighted = weight * y
+    cells: Floats = np.bincount(t * n_families + of, weight, STRETCHES * n_families).astype(np.float64).reshape(STRETCHES, -1)
+    rows, total = np.concatenate([cells, cells * lever]), cells.sum(axis=0)
+    normal = _PRIOR - (rows / total) @ rows.T
+    own = np.einsum("jsks->jks", normal.reshape(2, STRETCHES, 2, STRETCHES))  # a view: each stretch's scale and B with one another
+    own += (np.array([np.ones(n_families), lever, lever * lever]) @ cells.T)[[[0, 1], [1, 2]]]
+    right = np.append(np.bincount(t, weighted, STRETCHES), np.bincount(t, weighted * lever[of], STRETCHES))
+    covariance = np.linalg.inv(normal)
+    return covariance @ (right - rows @ (np.bincount(of, weighted, n_families) / total)), covariance
 
 
 def _tested(solution: Floats, covariance: Floats, n: int) -> Regrowth | None:
     scale, b = solution[:STRETCHES] - solution[0], solution[STRETCHES:] - solution[STRETCHES]
-    against_first = np.eye(STRETCHES)[1:] - np.eye(STRETCHES)[0]
     floor = _FLOOR_A2**2 + (_BRIGHTER_A2 * np.maximum(scale, 0.0)) ** 2 + (_FAINTER_A2 * np.minimum(scale, 0.0)) ** 2
-    spread = against_first @ (covariance[STRETCHES:, STRETCHES:] + np.diag(floor)) @ against_first.T
-    inverse = np.linalg.inv(spread)
-    ramps = np.array([np.maximum(np.arange(1.0, STRETCHES) - start, 0.0) for start in range(STRETCHES - 2)])
-    size = ((ramps @ inverse) * ramps).sum(axis=1)
-    z = (ramps @ inverse @ b[1:]) / np.sqrt(size)
+    known = covariance[STRETCHES:, STRETCHES:] + np.diag(floor)
+    spread = known[1:, 1:] - known[1:, :1] - known[:1, 1:] + known[0, 0]  # of differences from the first
+    along = _RAMPS @ np.linalg.inv(spread)
+    size = (along * _RAMPS).sum(axis=1)
+    z = (along @ b[1:]) / np.sqrt(size)
     if not np.isfinite(z).all():
         return None
-    sigma, even_sigma = math.sqrt(float(spread[-1, -1])), float(ramps[0, -1] / math.sqrt(size[0]))
+    sigma, even_sigma = math.sqrt(float(spread[-1, -1])), float(_RAMPS[0, -1] / math.sqrt(size[0]))
     return Regrowth(z=float(z.max()), delta_B=float(b[-1]), sigma=sigma, even=float(z[0]) * even_sigma, even_sigma=even_sigma, pairs=n)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from triage.core import Solution
 from triage.decay.frames import FrameSpots
-from triage.decay.shells import Floats, Ints
+from triage.decay.shells import Floats, Ints, middle
 from triage.geometry import Geometry, Vector
 
 Bools = npt.NDArray[np.bool_]
@@ -102,7 +102,9 @@ class Names:
         x, y, z = axis
         self._cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
         self._step = math.radians(step_deg)
-        self._geometry = geometry
+        self._wavelength_A = geometry.wavelength_A
+        self._origin, *along = geometry.laboratory_mm([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        self._pixels = np.array(along) - self._origin  # (2, 3) mm along slow and fast
         reciprocal = np.asarray(gemmi.UnitCell(*solution.cell).frac.mat.tolist(), dtype=np.float64).T  # Busing & Levy
         now = np.asarray(solution.orientation, dtype=np.float64).reshape(3, 3) @ reciprocal
         self._inverse = np.linalg.inv(self._back(now.T, np.full(3, frame)).T)
@@ -122,27 +124,44 @@ class Names:
         """Of the last frames' spots, those that have a name."""
         return self._named / max(self._seen, 1e-9)
 
+    @property
+    def lattice(self) -> Floats:
+        """Reciprocal vectors as columns (3, 3), turned back to the run's start."""
+        return np.linalg.inv(self._inverse)
+
+    def reindex(self, rotation: Ints) -> None:
+        """From now on the names are h where they were h R of this rotation (3, 3); before any spot is named."""
+        self._inverse = np.linalg.inv(rotation).T @ self._inverse
+
     def passages(self, frames: Sequence[FrameSpots]) -> Passages:
         """Names the spots of further frames; the reflections that are through since."""
         if self._begun is None:
             self._begun = frames[0].frame
-        frame = np.concatenate([np.full(min(len(each.intensity), _MOST_SPOTS), each.frame) for each in frames])
+        frame = np.repeat([each.frame for each in frames], [min(len(each.intensity), _MOST_SPOTS) for each in frames])
         positions, intensity, variance = (
             np.concatenate([getattr(each, name)[:_MOST_SPOTS] for each in frames]) for name in ("positions_px", "intensity", "variance")
         )
-        q = np.asarray(self._geometry.scattering_vectors_per_A(positions), dtype=np.float64)
+        q = self._scattering_vectors(positions)
         g = self._back(q, frame)
         for _ in range(_ROUNDS if self._open is None else 1):
             index = g @ self._inverse.T
             whole = np.rint(index)
-            off = np.abs(index - whole).max(axis=1, initial=0.0)
-            named = off < self._near
-            self._refine(g[named], whole[named], off[named], frame[named], len(frames))
+            first, second, third = np.abs(index - whole).T
+            off = np.maximum(np.maximum(first, second), third)
+            named = np.flatnonzero(off < self._near)
+            hkl, at = whole[named], frame[named]
+            self._refine(g[named], hkl, off[named], at, len(frames))
         keep = math.exp(-len(frames) / _TRIED)
-        self._seen, self._named = keep * self._seen + len(off), keep * self._named + float(named.sum())
-        key, at = packed(whole[named].astype(np.int64)), frame[named]
-        now = _Seen(key, at, at, at, intensity[named], variance[named], q[named])
+        self._seen, self._named = keep * self._seen + len(off), keep * self._named + float(len(named))
+        now = _Seen(packed(hkl.astype(np.int64)), at, at, at, intensity[named], variance[named], q[named])
         return self._corrected(self._through(now, frames[-1].frame))
+
+    def _scattering_vectors(self, positions_px: Floats) -> Floats:
+        """As `Geometry.scattering_vectors_per_A` (n, 3), for many calls with few positions."""
+        ray = positions_px @ self._pixels + self._origin
+        q = ray * (1.0 / (np.sqrt((ray * ray) @ np.ones(3)) * self._wavelength_A))[:, None]
+        q[:, 2] -= 1.0 / self._wavelength_A
+        return np.asarray(q)
 
     def _back(self, q: Floats, frame: Ints) -> Floats:
         """Turns vectors (n, 3) of the laboratory frame at the middle of frames (n,) back to the run's start (Rodrigues)."""
@@ -154,35 +173,36 @@ class Names:
         """Least squares of g = A h, recent frames first; the tolerance follows the spread."""
         if not len(off):
             return
-        weight = _FORGET ** (frame[-1] - frame).astype(np.float64)[:, None]
         keep = _FORGET**n_frames
-        self._gh = keep * self._gh + (g * weight).T @ hkl
-        self._hh = keep * self._hh + (hkl * weight).T @ hkl
-        size = float(np.prod(np.diag(self._hh)))
+        weighted = hkl.T * _FORGET ** (frame[-1] - frame)
+        self._gh = keep * self._gh + (weighted @ g).T
+        self._hh = keep * self._hh + weighted @ hkl
+        size = math.prod(self._hh.diagonal().tolist())
         if size > 0 and float(np.linalg.det(self._hh)) > _SINGULAR * size:
-            self._inverse = np.linalg.inv(np.linalg.solve(self._hh, self._gh.T).T)
-        self._near = min(max(0.5 * (self._near + _SPREADS * float(np.median(off))), _NEAREST), _NEAR)
+            self._inverse = self._hh @ np.linalg.inv(self._gh)  # of A = gh hh^-1
+        self._near = min(max(0.5 * (self._near + _SPREADS * middle(off)), _NEAREST), _NEAR)
 
     def _through(self, now: _Seen, frame: int) -> _Seen:
         """Joins what is in the sphere with what `now` shows; gives, and forgets, what is through."""
         both = now if self._open is None else _Seen._make(np.concatenate(pair) for pair in zip(self._open, now, strict=True))
-        both = both.take(np.lexsort((both.last, both.key)))
-        begins = np.ones(len(both.key), dtype=bool)
-        begins[1:] = (both.key[1:] != both.key[:-1]) | (both.first[1:] - both.last[:-1] > _GONE_AFTER)
-        at, of = np.flatnonzero(begins), np.cumsum(begins) - 1
-        brightest = np.lexsort((both.intensity, of))[np.append(at[1:], len(of)) - 1] if len(at) else at
-        met = both.take(brightest)
-        if len(at):
-            met = met._replace(first=both.first[at], last=np.maximum.reduceat(both.last, at))
-        gone = met.last < frame - _GONE_AFTER
-        self._open = met.take(~gone)
-        return met.take(gone)
+        order = np.lexsort((both.last, both.key))
+        key, first, last = both.key[order], both.first[order], both.last[order]
+        begins = np.append(True, (key[1:] != key[:-1]) | (first[1:] - last[:-1] > _GONE_AFTER))[: len(key)]
+        at, of = np.flatnonzero(begins), begins.cumsum() - 1
+        if not len(at):
+            return both
+        brightest = order[np.lexsort((both.intensity[order], of))[np.append(at[1:], len(of)) - 1]]
+        first, last = first[at], np.maximum.reduceat(last, at)
+        gone = last < frame - _GONE_AFTER
+        through, still = np.flatnonzero(gone), np.flatnonzero(~gone)
+        self._open = both.take(brightest[still])._replace(first=first[still], last=last[still])
+        return both.take(brightest[through])._replace(first=first[through], last=last[through])
 
     def _corrected(self, done: _Seen) -> Passages:
         """Without those that the run's beginning cut short, and those next to the axis."""
         turned = (done.last - done.first + 1) * abs(self._step)
-        done = done.take((done.first > (self._begun or 0)) & (turned < math.radians(_LONGEST_DEG)))
-        k1 = done.q * self._geometry.wavelength_A + np.array([0.0, 0.0, 1.0])
+        done = done.take(np.flatnonzero((done.first > (self._begun or 0)) & (turned < math.radians(_LONGEST_DEG))))
+        k1 = done.q * self._wavelength_A + np.array([0.0, 0.0, 1.0])
         speed = np.maximum(np.abs((k1 * (done.q @ self._cross.T)).sum(axis=1)), 1e-9)  # of the sphere, 1/A per rad
         polarised = _POLARISED * (1.0 - k1[:, 0] ** 2) + (1.0 - _POLARISED) * (1.0 - k1[:, 1] ** 2)  # Kahn et al. (1982)
         s2 = (done.q * done.q).sum(axis=1)

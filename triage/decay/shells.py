@@ -14,13 +14,23 @@ Ints = npt.NDArray[np.int64]
 
 SHELL_EDGES_PER_A = tuple(round(0.05 + 0.03 * i, 2) for i in range(26))
 """From 20 A to 1.25 A, equally wide in s: 7 shells for a crystal that diffracts to 4 A, 15 for 2 A."""
+_EDGES: Floats = np.array(SHELL_EDGES_PER_A)
 N_SHELLS = len(SHELL_EDGES_PER_A) - 1
 MID_S2: Floats = np.array([(a * a + b * b) / 2 for a, b in pairwise(SHELL_EDGES_PER_A)])
 
 
+def middle(values: Floats) -> float:
+    """The median (n,); `np.median` costs some times as much for few values."""
+    half = len(values) // 2
+    if len(values) % 2:
+        return float(np.partition(values, half)[half])
+    some = np.partition(values, (half - 1, half))
+    return 0.5 * float(some[half - 1] + some[half])
+
+
 def shell_of(s_per_A: npt.ArrayLike) -> Ints:
     """Index (n,) of the shell that each s = 1/d lies in; -1 or N_SHELLS outside."""
-    return np.searchsorted(SHELL_EDGES_PER_A, np.asarray(s_per_A), side="right") - 1
+    return _EDGES.searchsorted(np.asarray(s_per_A), side="right") - 1
 
 
 def shell_intensities(spots: Spots) -> ShellIntensities | None:

@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from triage.core import Decay, Indexed, Run, RunKind, Verdict
 from triage.decay.again import Again
 from triage.decay.change import SCALE_ERROR_A2, Change, ChangeTest
@@ -156,7 +154,7 @@ class DecayTracker:
         if 2 * len(frames) <= reference.window:
             return None
         self._until_fit -= 1
-        if self._until_fit <= 0 or self._fit is None:
+        if self._until_fit <= 0:
             self._fit = _compare(reference, frames, self._fit)
             self._until_fit = max(reference.window // _FITS_A_WINDOW, _LEAST_FRAMES_A_FIT)
         return None if self._fit is None else self._decay(self._fit, reference)
@@ -214,7 +212,7 @@ class _Blocks:
         self.fit = fit = _compare(self._reference, self._block, start)
         if fit is not None and self._evidence is not None:
             frames, sums = [each.frame for each in self._block], [each.sums for each in self._block]
-            self._test.add(float(np.mean([frame.frame for frame in frames])), fit.delta_B, fit.sigma_now, fit.log_scale)
+            self._test.add(sum(frame.frame for frame in frames) / len(frames), fit.delta_B, fit.sigma_now, fit.log_scale)
             self._evidence.add(frames, sums, fit)
             self.change = self._test.result()
         self.appearances = [each.frame.appearance for each in self._block]
