@@ -34,6 +34,10 @@ class PairHead:
     straight: Floats
     """(2 n,): what each adds past the hidden units."""
     bias: float
+    early: tuple[float, float] = (0.0, 1.0)
+    """Offset and slope of these log-odds where nothing else is known yet."""
+    joined: tuple[float, float, float] = (0.0, 1.0, 0.0)
+    """Offset, and weights of the tracker's log-odds and of these, where the tracker has evidence of its own."""
 
     def __post_init__(self) -> None:
         """Raises ValueError when the sizes do not fit."""
@@ -48,12 +52,25 @@ class PairHead:
         x = np.concatenate([np.mean(now, axis=0) - then, then])
         return float(self.outer @ np.tanh(self.inner @ x + self.inner_bias) + self.straight @ x) + self.bias
 
+    def with_tracker(self, network: float, tracker: float | None) -> float:
+        """Log-odds from both: these, and the tracker's where it has any."""
+        if tracker is None:
+            return self.early[0] + self.early[1] * network
+        return self.joined[0] + self.joined[1] * tracker + self.joined[2] * network
+
     def to_json(self) -> dict[str, Any]:
         """As it is written into the model file."""
-        return {**{name: np.round(getattr(self, name), 5).tolist() for name in _ARRAYS}, "bias": round(self.bias, 5)}
+        arrays = {name: np.round(getattr(self, name), 5).tolist() for name in _ARRAYS}
+        weights = {name: [round(each, 5) for each in getattr(self, name)] for name in ("early", "joined")}
+        return {**arrays, "bias": round(self.bias, 5), **weights}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> PairHead:
         """Raises KeyError or ValueError when something is absent or does not fit."""
         inner, inner_bias, outer, straight = (np.array(value[name], dtype=np.float64) for name in _ARRAYS)
-        return cls(inner, inner_bias, outer, straight, bias=float(value["bias"]))
+        offset, slope = (float(each) for each in value["early"])
+        joined = [float(each) for each in value["joined"]]
+        if len(joined) != 3:
+            raise ValueError(f"its pair head is joined by {len(joined)} numbers, not 3")
+        weights = joined[0], joined[1], joined[2]
+        return cls(inner, inner_bias, outer, straight, float(value["bias"]), early=(offset, slope), joined=weights)

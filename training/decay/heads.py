@@ -160,10 +160,11 @@ def out_of_fold(pairs: Pairs) -> Floats:
     return found
 
 
-def calibrated(log_odds: Floats, pairs: Pairs) -> tuple[float, float]:
-    """Slope and offset (Platt), every run weighing the same."""
-    model = LogisticRegression(C=1e3).fit(log_odds[:, None], pairs.damaged, sample_weight=pairs.weight)
-    return float(model.coef_[0, 0]), float(model.intercept_[0])
+def weighed(pairs: Pairs, log_odds: Sequence[Floats], chosen: Bools) -> list[float]:
+    """Offset, and a weight for each of these log-odds (pairs,), by logistic regression on the chosen pairs; every run weighs the same."""
+    x = np.stack(log_odds, axis=1)[chosen]
+    model = LogisticRegression(C=1e3).fit(x, pairs.damaged[chosen], sample_weight=pairs.weight[chosen])
+    return [float(model.intercept_[0]), *(float(each) for each in model.coef_[0])]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,16 +173,25 @@ class Learnt:
 
     heads: DecayHeads
     head: PairHead
-    """Calibrated."""
+    """Calibrated, and weighed beside the tracker."""
     out_of_fold: Floats
     """Log-odds (pairs,), calibrated."""
 
 
 def learn_heads(pairs: Pairs) -> Learnt:
-    """The log-odds are calibrated out of fold: heads that learnt from more runs are no worse."""
+    """All is calibrated and weighed out of fold: heads that learnt from more runs are no worse."""
     found = out_of_fold(pairs)
-    slope, offset = calibrated(found, pairs)
+    offset, slope = weighed(pairs, [found], np.ones(len(found), dtype=bool))
+    found = slope * found + offset
     every = np.ones(pairs.owner[-1] + 1, dtype=bool)
     head = pair_head(compared(appearances(pairs, every), pairs), pairs.damaged, pairs.weight)
-    head = replace(head, outer=slope * head.outer, straight=slope * head.straight, bias=slope * head.bias + offset)
-    return Learnt(linear_heads(pairs, every[pairs.owner]), head, slope * found + offset)
+    early, joined = weighed(pairs, [found], pairs.early), weighed(pairs, [pairs.tracker, found], ~pairs.early)
+    head = replace(
+        head,
+        outer=slope * head.outer,
+        straight=slope * head.straight,
+        bias=slope * head.bias + offset,
+        early=(early[0], early[1]),
+        joined=(joined[0], joined[1], joined[2]),
+    )
+    return Learnt(linear_heads(pairs, every[pairs.owner]), head, found)

@@ -2,69 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
-from training.decay.heads import Bools, Floats, Learnt, Pairs, compared, said_by
+from training.decay.heads import Bools, Floats, Learnt, Pairs, compared, said_by, weighed
 from training.decay.measure import GROUPS
-from triage.pair import APPEARANCE
+from triage.pair import APPEARANCE, PairHead
 
 _DRAWS = 400
 _LEAST_PAIRS = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Weighing:
-    """How the tracker's log-odds and the network's are weighed; each is (offset, of the tracker, of the network)."""
+def gain(pairs: Pairs, network: Floats, head: PairHead, alone: Sequence[float]) -> str:
+    """AUROC and log loss of the tracker, the network and both, by kind of run, as Markdown; the gain with 95 % over runs.
 
-    alone: tuple[float, float, float]
-    """The tracker's, calibrated on these pairs, so that what is gained is the network's."""
-    both: tuple[float, float, float]
-    early: tuple[float, float, float]
-    """While the tracker has no evidence."""
-
-    @classmethod
-    def learnt(cls, pairs: Pairs, network: Floats) -> Weighing:
-        """By logistic regression, every run weighing the same."""
-        return cls(
-            _fitted(pairs, np.stack([pairs.tracker, 0.0 * network], axis=1), ~pairs.early),
-            _fitted(pairs, np.stack([pairs.tracker, network], axis=1), ~pairs.early),
-            _fitted(pairs, np.stack([0.0 * network, network], axis=1), pairs.early),
-        )
-
-    def __str__(self) -> str:
-        rows = (("Tracker alone", self.alone), ("Both", self.both), ("Without evidence", self.early))
-        return "; ".join(
-            f"{name}: {offset:+.2f} {t:+.2f} x the tracker's log-odds {n:+.2f} x the network's" for name, (offset, t, n) in rows
-        )
-
-
-def _fitted(pairs: Pairs, x: Floats, chosen: Bools) -> tuple[float, float, float]:
-    model = LogisticRegression(C=1e3).fit(x[chosen], pairs.damaged[chosen], sample_weight=pairs.weight[chosen])
-    return float(model.intercept_[0]), float(model.coef_[0, 0]), float(model.coef_[0, 1])
-
-
-def _weighed(pairs: Pairs, network: Floats, weights: tuple[float, float, float]) -> Floats:
-    return np.asarray(weights[0] + weights[1] * pairs.tracker + weights[2] * network)
-
-
-def gain(pairs: Pairs, network: Floats, weighing: Weighing) -> str:
-    """AUROC and log loss of the tracker, the network and both, by kind of run, as Markdown; the gain with 95 % over runs."""
+    `alone`: offset and weight that calibrate the tracker's log-odds on the pairs learnt from, so that what is gained is the network's.
+    """
     columns = "AUROC: tracker | network | both | log loss: tracker | network | both | gain of both over the tracker"
     lines = [f"| runs | pairs | damaged | {columns} |", "|---" * 10 + "|"]
     rows = {name: ~pairs.early & np.isin(pairs.kind, list(kinds)) for name, kinds in GROUPS.items()}
     rows |= {"the first block, without evidence": pairs.early}
-    alone = np.where(pairs.early, pairs.tracker, _weighed(pairs, network, weighing.alone))
-    both = np.where(pairs.early, _weighed(pairs, network, weighing.early), _weighed(pairs, network, weighing.both))
+    tracker = np.where(pairs.early, pairs.tracker, alone[0] + alone[1] * pairs.tracker)
+    trackers = (None if early else t for early, t in zip(pairs.early, pairs.tracker, strict=True))
+    both = np.array([head.with_tracker(n, t) for n, t in zip(network, trackers, strict=True)])
     for name, chosen in rows.items():
         y, weight = pairs.damaged[chosen], pairs.weight[chosen]
         if len(y) < _LEAST_PAIRS or y.all() or not y.any():
             continue
-        said = [_probability(each[chosen]) for each in (alone, network, both)]
+        said = [_probability(each[chosen]) for each in (tracker, network, both)]
         auroc = " | ".join(f"{roc_auc_score(y, p, sample_weight=weight):.3f}" for p in said)
         cost = " | ".join(f"{log_loss(y, p, sample_weight=weight):.3f}" for p in said)
         middle, low, high = _interval(_cost(said[0], y) - _cost(said[2], y), weight, pairs.run[chosen])
@@ -96,12 +64,12 @@ def _interval(gained: Floats, weight: Floats, run: npt.NDArray[np.int64]) -> tup
 
 
 def tables(learnt: Learnt, train: Pairs, test: Pairs) -> str:
-    """Out of fold on the runs learnt from, then once on the test runs, with what weighs both learnt on the former."""
-    weighing = Weighing.learnt(train, learnt.out_of_fold)
+    """Out of fold on the runs learnt from, then once on the test runs."""
+    alone = weighed(train, [train.tracker], ~train.early)
     seen = learnt.heads(test.looks)
-    said = said_by(learnt.head, compared(seen, test))
-    parts = (("Out of fold", train, learnt.out_of_fold), ("Test runs", test, said))
-    texts = [f"{title}, {len(set(pairs.run.tolist()))} runs:\n\n{gain(pairs, network, weighing)}" for title, pairs, network in parts]
+    parts = (("Out of fold", train, learnt.out_of_fold), ("Test runs", test, said_by(learnt.head, compared(seen, test))))
+    texts = [f"{name}, {len(set(pairs.run.tolist()))} runs:\n\n{gain(pairs, said, learnt.head, alone)}" for name, pairs, said in parts]
     correlations = [np.corrcoef(seen[:, k + 1], test.truth[:, k])[0, 1] for k in range(len(APPEARANCE) - 1)]
     named = ", ".join(f"{name} {r:.2f}" for name, r in zip(APPEARANCE[1:], correlations, strict=True))
-    return "\n\n".join([*texts, str(weighing), f"Single test frames against the truth, correlation: {named}."])
+    weights = f"Weights: without evidence {learnt.head.early}, with {learnt.head.joined}."
+    return "\n\n".join([*texts, weights, f"Single test frames against the truth, correlation: {named}."])

@@ -6,15 +6,10 @@ import math
 
 import numpy as np
 
-from triage.decay.fusion import told
+from triage.decay.fusion import probability_of, told
 
 ALARMS_PER_1000: tuple[tuple[float, float], ...] = tuple((float(level), float(rate)) for level, rate in told()["alarms"])
 """(logit of the probability, alarms per 1,000 undamaged frames): what a flag raised from this level on costs."""
-
-
-def probability_of(logit: float) -> float:
-    """The probability whose logarithm of the odds this is."""
-    return 1.0 / (1.0 + math.exp(-min(max(logit, -30.0), 30.0)))
 
 
 def raise_at(alarms_per_1000: float) -> float:

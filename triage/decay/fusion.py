@@ -87,14 +87,15 @@ class Fusion:
         found = float(np.tanh(x @ self._inner + self._inner_bias) @ self._outer + x @ self._straight) + self._bias
         found = self._slope * found + self._offset
         added = calibrated(features, self._calibration), beyond_doubt(features) + evened(features, self._even)
-        return Said(*(_probability(found + float(each)) for each in added))
+        return Said(*(probability_of(found + float(each)) for each in added))
 
     def probability(self, features: Floats) -> float:
         """The calibrated one alone."""
         return self.says(features).probability
 
 
-def _probability(logit: float) -> float:
+def probability_of(logit: float) -> float:
+    """The probability whose logarithm of the odds this is."""
     return 1.0 / (1.0 + math.exp(-min(max(logit, -30.0), 30.0)))
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TypeVar
 
+from triage.decay.fusion import probability_of
 from triage.pair import Floats, PairHead
 
 T = TypeVar("T")
@@ -24,23 +25,31 @@ def spread_over(frames: Sequence[T], number: int) -> list[T]:
 
 
 class NetworkWitness:
-    """Of one run: the reference's appearances, and what the model's head says of each block since."""
+    """Of one run: how the reference's frames appear to the network, and what the model's head says of each block since."""
 
     def __init__(self, head: PairHead | None) -> None:
         self._head = head
         self._reference: list[Floats] = []
-        self.probability: float | None = None
+        self._log_odds: float | None = None
+
+    @property
+    def probability(self) -> float | None:
         """Of damage, at the last block; None without a head, a reference or appearances."""
+        return None if self._log_odds is None else probability_of(self._log_odds)
 
     def begin(self, frames: Sequence[Floats | None]) -> None:
-        """Takes the appearances of the reference's frames, in order."""
+        """Takes the appearance of the reference's frames, in order."""
         self._reference = [each for each in spread_over(frames, REFERENCE_FRAMES) if each is not None]
 
     def look(self, frames: Sequence[Floats | None]) -> None:
-        """Judges a block by its frames' appearances, in order."""
+        """Judges a block by its frames' appearance, in order."""
         now = [each for each in spread_over(frames, NOW_FRAMES) if each is not None]
-        if self._head is None or not self._reference or not now:
-            self.probability = None
-            return
-        odds = self._head.log_odds(self._reference, now)
-        self.probability = 1.0 / (1.0 + math.exp(-min(max(odds, -30.0), 30.0)))
+        known = self._head is not None and self._reference and now
+        self._log_odds = self._head.log_odds(self._reference, now) if self._head is not None and known else None
+
+    def joined(self, tracker: float, *, has_evidence: bool) -> float:
+        """The tracker's probability with the network's word; the tracker's alone where there is none."""
+        if self._head is None or self._log_odds is None:
+            return tracker
+        odds = math.log(tracker / (1.0 - tracker)) if has_evidence else None
+        return probability_of(self._head.with_tracker(self._log_odds, odds))

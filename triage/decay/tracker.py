@@ -64,7 +64,7 @@ class DecayTracker:
         self._again = Again(run)
         self._network = NetworkWitness(pair)
         self._fusion = fusion or released()
-        self._said = Said(UNSEEN, UNSEEN)
+        self._said: Said | None = None
         self._change: Change | None = None
         self._fit: Fit | None = None
         self._until_fit = 0
@@ -161,12 +161,13 @@ class DecayTracker:
 
     def _decay(self, fit: Fit, reference: Reference) -> Decay:
         change, again = self._change, self._again.found
+        said = self._said or Said(UNSEEN, UNSEEN)
         z, noise = (0.0, 1.0) if change is None else (change.z, change.noise)
         relative = _STILL_ERROR if reference.same_reflections else 0.0
         outer_d, inner_d = reference.outer_d_A, reference.inner_d_A
         return Decay(
-            probability=self._said.probability,
-            alarm_probability=self._said.alarm,
+            probability=self._network.joined(said.probability, has_evidence=self._said is not None),
+            alarm_probability=said.alarm,
             delta_B_A2=fit.delta_B,
             delta_B_sigma=math.hypot(fit.sigma * math.sqrt(noise), SCALE_ERROR_A2 * fit.log_scale, relative * fit.delta_B),
             scale=math.exp(fit.log_scale),
