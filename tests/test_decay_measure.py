@@ -15,12 +15,10 @@ pytest.importorskip("matplotlib")
 
 from scipy.spatial import cKDTree  # noqa: E402
 
-from training.decay.agree import Both  # noqa: E402
 from training.decay.evaluate import write  # noqa: E402
 from training.decay.fuse import Samples, Witnessed, alarms_of, calibration_of, even_rates, learn, of_each  # noqa: E402
 from training.decay.judge import JudgedRun, judged_by  # noqa: E402
 from training.decay.measure import delays, detection, flagged_at  # noqa: E402
-from training.decay.network import gain  # noqa: E402
 from training.decay.out_of_fold import level_of  # noqa: E402
 from training.decay.reliability import as_table, reliability  # noqa: E402
 from training.decay.report import TooFewRunsError  # noqa: E402
@@ -242,38 +240,6 @@ def test_rates_of_false_alarms_are_evened() -> None:
     for kind in ("stills", "rotation_60", "rotation_600"):
         exceeded = [bool((each >= level).any()) for run, each in after if run.kind == kind]
         assert 0.01 < np.mean(exceeded) < 0.1
-
-
-def test_what_the_network_adds_is_told_of_all_frames_and_of_those_with_evidence() -> None:
-    """A network that knows the truth beside a tracker that says the same of every frame; in half of the frames it has no evidence."""
-    rng = np.random.default_rng(4)
-    runs = []
-    for index in range(30):
-        loss = np.full(10, 0.5 * (index % 2))
-        told = 4.0 * (loss > 0.15)[:, None] + rng.normal(size=(10, 3))
-        chance = np.where(np.arange(10) < 5, UNSEEN, 0.4)
-        none = np.zeros(2)
-        runs.append(
-            Both(
-                kind="stills",
-                look_alike="none",
-                intensity=np.zeros((2, 25)),
-                count=np.zeros((2, 25)),
-                delta_B=none,
-                sigma=none,
-                probability=none,
-                true_delta_B=0.0,
-                frame=np.arange(10.0),
-                chance=chance,
-                loss=loss,
-                network=told,
-            )
-        )
-    every, seen = gain(runs).split("\n\n")
-    assert every.startswith("| 30 runs, 300 frames, 50% damaged")
-    assert seen.startswith("| 30 runs, 150 frames, 50% damaged")
-    gained = float(every.splitlines()[3].split("|")[4].split()[0])
-    assert 0.3 < gained < 0.9  # of ln 2, which a word that says nothing costs at least
 
 
 def test_a_judged_run_can_be_judged_by_another_fusion() -> None:

@@ -133,7 +133,7 @@ def test_frame_record_has_the_documented_fields() -> None:
             "reference_frames": [0, 11],
         }
         | dict.fromkeys(("since_frame", "outer_d_A", "outer_loss", "inner_d_A", "inner_loss"))
-        | dict.fromkeys(("again_delta_B_A2", "again_delta_B_sigma", "again_spots")),
+        | dict.fromkeys(("again_delta_B_A2", "again_delta_B_sigma", "again_spots", "network_probability")),
         "ice_rings": 0.25,
         "spots": {"count": 40, "count_no_ice": 38, "resolution_A": 2.3, "total_intensity": 1.5e4, "mean_i_over_sigma": 11.0}
         | {"resolution_shells_A": 2.2, "sharpness": 0.3, "overloads": 2},

@@ -131,7 +131,7 @@ def pair_head(x: Floats, damaged: Bools, weight: Floats, steps: int = STEPS) -> 
         inner_bias=inner.bias.detach().double().numpy() - weights @ mean,
         outer=outer.weight.detach().double().numpy()[0],
         straight=straight_weights,
-        bias=float(outer.bias) - float(straight_weights @ mean),
+        bias=float(outer.bias.detach()) - float(straight_weights @ mean),
     )
 
 
