@@ -15,7 +15,7 @@ from training.boosting import HEADS, trees_of  # noqa: E402
 from training.dataset import LABEL_TYPE  # noqa: E402
 from training.release import load_network, load_trees  # noqa: E402
 from training.unfold import main, unfold, unfold_trees  # noqa: E402
-from triage.classify import OnnxClassifier  # noqa: E402
+from triage.classify import OUTPUTS, OnnxClassifier  # noqa: E402
 from triage.features import N_FEATURES  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -41,7 +41,7 @@ def said_by_the_file(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What a released file says, which may know fewer statistics."""
     session = onnxruntime.InferenceSession(RELEASED)
     known = next(given.shape[1] for given in session.get_inputs() if given.name == "features")
-    said = session.run(None, {**arrays, "features": arrays["features"][:, :known]})
+    said = session.run(list(OUTPUTS), {**arrays, "features": arrays["features"][:, :known]})
     return dict(zip(("lattices", "kind", "ice", "s"), said, strict=True))
 
 
