@@ -21,7 +21,7 @@ from training.decay.judge import JudgedRun, judged_by  # noqa: E402
 from training.decay.measure import delays, detection, flagged_at  # noqa: E402
 from training.decay.out_of_fold import level_of  # noqa: E402
 from training.decay.reliability import as_table, reliability  # noqa: E402
-from training.decay.report import TooFewRunsError  # noqa: E402
+from training.decay.report import ASKED, TooFewRunsError  # noqa: E402
 from training.decay.runs import dimmed, draw_plan, simulate  # noqa: E402
 from training.decay.serial import FRAMES, SerialResult, as_sentence, crystals, declared  # noqa: E402
 from training.verbs import evaluate  # noqa: E402
@@ -96,6 +96,9 @@ def test_the_report_of_runs_is_written(tmp_path: Path) -> None:
     assert "| stills | 10 | 0.246 | 0.382 |" in text
     assert "| stills | 4 | 75%" in text
     assert "MGy" in text
+    frames = sum(run.n_frames for run in RUNS if not run.damaged)  # one of these runs says 0.999, which any rate allows
+    for line in text.splitlines()[-len(ASKED) :]:
+        assert line.split("|")[3].split()[0] == f"{1000 / frames:.3f}"
     assert json.loads((tmp_path / "report.json").read_text())["detection"]["stills"]["damaged"] == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["decay_losses.png", "decay_runs.png", "report.json", "report.md"]
 

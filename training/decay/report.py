@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from training.decay.judge import JudgedRun
 from training.decay.measure import GROUPS, alarms_per_1000, baselines, by_look_alike, coverage, delays, detection, flagged_at
 from training.decay.reliability import as_table, of_frames
 from triage.core import TriageError
+from triage.decay.calibration import raise_at
 from triage.flags import FlagThreshold
 
 AIMS = {"flagged": 0.90, "false": 0.05, "coverage": 0.90}
 LOSS_AIMS = {"stills": 0.30, "rotation, 60 to 79 frames": 0.60, "rotation, 600 and more": 0.40}
 """Median loss of the outer shell when flagged (issue 5)."""
+ASKED = (1.0, 0.5, 0.2, 0.1, 0.05)
+"""Alarms per 1,000 undamaged frames that `flags.decay.false_alarms_per_1000` may ask for."""
 
 
 class TooFewRunsError(TriageError):
@@ -41,6 +45,7 @@ def report_of(train: Sequence[JudgedRun], test: Sequence[JudgedRun], threshold: 
         "delays": delays(test, threshold),
         "look_alikes": by_look_alike(test, threshold),
         "alarms_per_1000": alarms_per_1000(test, threshold),
+        "alarms_asked": {rate: alarms_per_1000(test, replace(threshold, raise_at=raise_at(rate))) for rate in ASKED},
         "held_out_detectors": detection([run for run in test if run.index % 2], lambda run: flagged_at(run, threshold))["all"],
     }
 
@@ -55,6 +60,7 @@ def as_markdown(report: dict[str, Any]) -> str:
         as_table(report["calibration"], "calibration of `probability`, frames"),
         _delay_table(report),
         f"Alarms per 1,000 undamaged frames: {_value(report['alarms_per_1000'], 3)}.",
+        _alarm_table(report),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -105,6 +111,12 @@ def _delay_table(report: dict[str, Any]) -> str:
     for name, row in report["delays"].items():
         told = [_value(row[key], 2) if row[key] else "" for key in ("dose_MGy", "dose_at_end_MGy")]
         lines.append(f"| {name} | {row['damaged']} | {told[0]} | {told[1]} |")
+    return "\n".join(lines)
+
+
+def _alarm_table(report: dict[str, Any]) -> str:
+    lines = ["| alarms per 1,000 undamaged frames asked for | level | met |", "|---|---|---|"]
+    lines.extend(f"| {rate:g} | {raise_at(rate):.3f} | {_value(found, 3)} |" for rate, found in report["alarms_asked"].items())
     return "\n".join(lines)
 
 
