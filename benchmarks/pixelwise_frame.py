@@ -254,16 +254,16 @@ def expose_scene(scene: Scene, rng: np.random.Generator, name: str) -> Made:
         smooth = smooth + ice
     patterns = [pattern_of(crystal, scene, received, rng) for crystal in scene.crystals]
     beneath = blurred(smooth, camera) + camera.read_noise**2
-    scale = _exposure(patterns[0], beneath, scene.wanted) if patterns else 0.0
+    scale = exposure_of(patterns[0], beneath, scene.wanted) if patterns else 0.0
     ratios = [crystal.ratio for crystal in scene.crystals]
     bragg = sum((scale * ratio * pattern.image for ratio, pattern in zip(ratios, patterns, strict=True)), np.zeros_like(smooth))
-    counts = _counts(blurred(smooth + bragg, camera), camera, rng)
+    counts = read_out(blurred(smooth + bragg, camera), camera, rng)
     scales = [scale * ratio for ratio in ratios]
     seen = [visible(pattern, one, beneath) for pattern, one in zip(patterns, scales, strict=True)]
     truth = _truth(scene, patterns, scales, seen)
     truth |= {"ice_rings": bool(ice_seen), "background": float(np.median(smooth[received > 0]))}
     spots = tuple(pattern.centres_px[shown] for pattern, shown in zip(patterns, seen, strict=True))
-    return Made(counts=counts, header=_header(scene, name), truth=truth, spots=spots)
+    return Made(counts=counts, header=header_of(scene, name), truth=truth, spots=spots)
 
 
 def _at(image: Floats, centres_px: Floats) -> Floats:
@@ -271,7 +271,7 @@ def _at(image: Floats, centres_px: Floats) -> Floats:
     return np.asarray(image[slow, fast])
 
 
-def _exposure(pattern: Pattern, beneath: Floats, wanted: int) -> float:
+def exposure_of(pattern: Pattern, beneath: Floats, wanted: int) -> float:
     """Photons per unit of light that make `wanted` spots visible; fewer where the strongest would have over _STRONGEST photons."""
     noise = _at(beneath, pattern.centres_px) * pattern.area_px()
     limit = LEAST_I_OVER_SIGMA**2
@@ -329,7 +329,7 @@ def _truth(scene: Scene, patterns: list[Pattern], scales: list[float], seen: lis
     }
 
 
-def _counts(expected: Floats, camera: Camera, rng: np.random.Generator) -> npt.NDArray[Any]:
+def read_out(expected: Floats, camera: Camera, rng: np.random.Generator) -> npt.NDArray[Any]:
     """Photons as the camera writes them."""
     counts = rng.poisson(expected).astype(np.float64)
     if camera.read_noise:
@@ -339,7 +339,7 @@ def _counts(expected: Floats, camera: Camera, rng: np.random.Generator) -> npt.N
     return written
 
 
-def _header(scene: Scene, name: str) -> dict[str, Any]:
+def header_of(scene: Scene, name: str) -> dict[str, Any]:
     setting = scene.setting
     return {
         "name": name,

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 pytest.importorskip("torch", reason="needs the train extra: pip install -e '.[train]'")
 pytestmark = pytest.mark.torch
 
+import onnx  # noqa: E402
 from synthetic import GEOMETRY, run_of, scattered, with_spots  # noqa: E402
 
 from models.decay import DecayHeads, Looks, attach, looks_output, with_heads  # noqa: E402
