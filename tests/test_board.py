@@ -96,7 +96,9 @@ def test_a_frame_is_shown_by_the_names_of_the_results() -> None:
     verdict = replace(
         judged(7),
         spots=SpotSummary(count=40, count_no_ice=31, resolution_A=1.75, total_intensity=5.0, mean_i_over_sigma=2.0),
-        decay=Decay(probability=0.5, alarm_probability=0.7, delta_B_A2=3.25, delta_B_sigma=0.5, scale=1.0, reference_frames=(0, 9)),
+        decay=Decay(
+            probability=0.5, alarm_probability=0.7, delta_B_A2=3.25, delta_B_sigma=0.5, scale=1.0, scale_sigma=0.1, reference_frames=(0, 9)
+        ),
     )
     board = Board()
     board.accept(started())

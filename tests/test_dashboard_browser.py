@@ -104,6 +104,7 @@ def verdict(run_id: str, frame: int, random: np.random.Generator) -> Verdict:
         delta_B_A2=delta_B,
         delta_B_sigma=0.6,
         scale=1.0,
+        scale_sigma=0.1,
         reference_frames=(0, 39),
     )
     return Verdict(

@@ -55,6 +55,7 @@ def a_judged(index: int, *, damaged: bool, flagged: int | None, kind: str = "sti
         delta_B=nothing,
         sigma=nothing + 1.0,
         scale=nothing + 1.0,
+        scale_sigma=nothing + 0.1,
         true_delta_B=nothing,
         true_scale=nothing + 1.0,
         outer_loss=nothing,

@@ -214,7 +214,9 @@ def test_flags_use_the_beamlines_base_rates_where_given() -> None:
 )
 def test_a_constant_good_run_never_flags(kind: RunKind | None, n: int, lattices: tuple[float, ...], ice: float) -> None:
     judgement = replace(GOOD, lattices=as_rates(lattices), ice_rings=ice)
-    decay = Decay(probability=0.05, alarm_probability=0.05, delta_B_A2=0.1, delta_B_sigma=1.0, scale=1.0, reference_frames=(0, 11))
+    decay = Decay(
+        probability=0.05, alarm_probability=0.05, delta_B_A2=0.1, delta_B_sigma=1.0, scale=1.0, scale_sigma=0.1, reference_frames=(0, 11)
+    )
     assert flags_of(a_run(kind), [a_verdict(i, judgement, decay) for i in range(n)]) == []
 
 
@@ -247,7 +249,9 @@ def test_a_run_shorter_than_k_raises_nothing(kind: RunKind | None, judgement: Ju
 
 @given(onset=st.integers(0, 60))
 def test_each_trouble_of_one_crystal_is_raised_within_its_latency(onset: int) -> None:
-    decayed = Decay(probability=0.99, alarm_probability=0.99, delta_B_A2=9.0, delta_B_sigma=1.0, scale=0.7, reference_frames=(0, 11))
+    decayed = Decay(
+        probability=0.99, alarm_probability=0.99, delta_B_A2=9.0, delta_B_sigma=1.0, scale=0.7, scale_sigma=0.1, reference_frames=(0, 11)
+    )
     settings = FlagsSettings()
     for name, judgement in (("multi_lattice", MULTI), ("non_diffraction", EMPTY), ("ice", ICY)):
         k = getattr(settings, name).k
@@ -260,7 +264,9 @@ def test_each_trouble_of_one_crystal_is_raised_within_its_latency(onset: int) ->
 
 def test_decay_is_raised_and_cleared_by_the_alarm_probability_and_states_the_calibrated_one() -> None:
     """High probabilities alone raise nothing; the flag's own is that of the frame that decides."""
-    sure = Decay(probability=0.99, alarm_probability=0.79, delta_B_A2=9.0, delta_B_sigma=1.0, scale=0.7, reference_frames=(0, 11))
+    sure = Decay(
+        probability=0.99, alarm_probability=0.79, delta_B_A2=9.0, delta_B_sigma=1.0, scale=0.7, scale_sigma=0.1, reference_frames=(0, 11)
+    )
     assert flags_of(a_run(), [a_verdict(i, decay=sure) for i in range(20)]) == []
     alarming, calm = replace(sure, probability=0.55, alarm_probability=0.81), replace(sure, probability=0.3, alarm_probability=0.05)
     raised, cleared = flags_of(a_run(), [a_verdict(i, decay=alarming if i < 20 else calm) for i in range(40)])
@@ -290,7 +296,9 @@ def test_several_lattices_are_only_counted_where_there_is_diffraction() -> None:
 
 
 def test_reasons_carry_the_numbers_in_one_sentence() -> None:
-    decayed = Decay(probability=0.99, alarm_probability=0.99, delta_B_A2=9.04, delta_B_sigma=1.2, scale=0.71, reference_frames=(3, 14))
+    decayed = Decay(
+        probability=0.99, alarm_probability=0.99, delta_B_A2=9.04, delta_B_sigma=1.2, scale=0.71, scale_sigma=0.1, reference_frames=(3, 14)
+    )
     verdicts = [a_verdict(50 + i, MULTI, decayed) for i in range(10)]
     reasons = {flag.flag: flag.reason for flag in flags_of(a_run(), verdicts)}
     assert reasons["multi_lattice"] == (
@@ -371,7 +379,9 @@ def test_serial_multi_lattice_is_the_share_among_hits(share: float, raised: bool
 
 
 def test_serial_has_no_decay_flag() -> None:
-    decayed = Decay(probability=1.0, alarm_probability=1.0, delta_B_A2=20.0, delta_B_sigma=1.0, scale=0.5, reference_frames=(0, 11))
+    decayed = Decay(
+        probability=1.0, alarm_probability=1.0, delta_B_A2=20.0, delta_B_sigma=1.0, scale=0.5, scale_sigma=0.1, reference_frames=(0, 11)
+    )
     assert flags_of(a_run(RunKind.SERIAL), [a_verdict(i, decay=decayed) for i in range(50)]) == []
 
 

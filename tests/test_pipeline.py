@@ -467,7 +467,9 @@ class CountingTracker:
 
     def update(self, verdict: Verdict) -> Decay | None:
         self.frames.append(verdict.frame)
-        return Decay(probability=0.5, alarm_probability=0.5, delta_B_A2=1.0, delta_B_sigma=1.0, scale=1.0, reference_frames=(0, 1))
+        return Decay(
+            probability=0.5, alarm_probability=0.5, delta_B_A2=1.0, delta_B_sigma=1.0, scale=1.0, scale_sigma=0.1, reference_frames=(0, 1)
+        )
 
     def indexed(self, frame: int, indexed: Indexed) -> None:
         self.indexings.append((frame, indexed))

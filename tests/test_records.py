@@ -46,7 +46,9 @@ SPOTS = SpotSummary(
     sharpness=0.3,
     overloads=2,
 )
-DECAY = Decay(probability=0.4, alarm_probability=0.6, delta_B_A2=2.5, delta_B_sigma=1.1, scale=0.9, reference_frames=(0, 11))
+DECAY = Decay(
+    probability=0.4, alarm_probability=0.6, delta_B_A2=2.5, delta_B_sigma=1.1, scale=0.9, scale_sigma=0.1, reference_frames=(0, 11)
+)
 
 
 def a_verdict(**changes: Any) -> Verdict:
@@ -130,6 +132,7 @@ def test_frame_record_has_the_documented_fields() -> None:
             "delta_B_A2": 2.5,
             "delta_B_sigma": 1.1,
             "scale": 0.9,
+            "scale_sigma": 0.1,
             "reference_frames": [0, 11],
         }
         | dict.fromkeys(("since_frame", "outer_d_A", "outer_loss", "inner_d_A", "inner_loss"))

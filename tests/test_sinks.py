@@ -50,7 +50,9 @@ GOOD = Judgement(lattices=(0.02, 0.95, 0.02, 0.01), non_diffraction_kind=(0.7, 0
 EMPTY = replace(GOOD, lattices=(0.97, 0.01, 0.01, 0.01), resolution_A=None)
 MULTI = replace(GOOD, lattices=(0.01, 0.05, 0.7, 0.24))
 SPOTS = SpotSummary(count=40, count_no_ice=38, resolution_A=2.3, total_intensity=1.5e4, mean_i_over_sigma=11.0)
-DECAY = Decay(probability=0.4, alarm_probability=0.6, delta_B_A2=2.5, delta_B_sigma=1.1, scale=0.9, reference_frames=(0, 11))
+DECAY = Decay(
+    probability=0.4, alarm_probability=0.6, delta_B_A2=2.5, delta_B_sigma=1.1, scale=0.9, scale_sigma=0.1, reference_frames=(0, 11)
+)
 
 
 def begin(run_id: str = "run-1", source: str = "s") -> RunStarted:

@@ -251,6 +251,8 @@ class Decay:
     delta_B_A2: float
     delta_B_sigma: float
     scale: float
+    """Of the intensity, against the reference: flux, volume in the beam and damage together."""
+    scale_sigma: float
     reference_frames: tuple[int, int]
     """First and last frame of the reference, inclusive."""
     since_frame: int | None = None

@@ -149,6 +149,7 @@ def _decay(decay: Decay | None) -> dict[str, Any] | None:
         "delta_B_A2": decay.delta_B_A2,
         "delta_B_sigma": decay.delta_B_sigma,
         "scale": decay.scale,
+        "scale_sigma": decay.scale_sigma,
         "reference_frames": decay.reference_frames,
         "since_frame": decay.since_frame,
         "outer_d_A": decay.outer_d_A,

@@ -46,7 +46,8 @@ class JudgedRun:
     """As stated by the tracker, as are the next two."""
     sigma: Floats
     scale: Floats
-    """As stated by the tracker."""
+    """As stated by the tracker, as is the next."""
+    scale_sigma: Floats
     true_delta_B: Floats
     """Against the same reference frames."""
     true_scale: Floats
@@ -110,6 +111,7 @@ def judge_run(run: SimulatedRun, *, track: bool = True, index: bool = True) -> J
         delta_B=np.array([decay.delta_B_A2 for _, decay in found]),
         sigma=np.array([decay.delta_B_sigma for _, decay in found]),
         scale=np.array([decay.scale for _, decay in found]),
+        scale_sigma=np.array([decay.scale_sigma for _, decay in found]),
         true_delta_B=run.delta_B_A2[frames] - run.delta_B_A2[reference].mean(),
         true_scale=brightness[frames] / brightness[reference].mean(),
         outer_loss=np.array([np.nan if decay.outer_loss is None else decay.outer_loss for _, decay in found]),

@@ -133,11 +133,15 @@ def baselines(train: Sequence[JudgedRun], test: Sequence[JudgedRun], false_share
     return result
 
 
-def coverage(runs: Sequence[JudgedRun]) -> dict[str, list[float]]:
-    """By group: share of frames whose true growth of B lies within twice the stated sigma (each run weighs by its frames)."""
+def coverage(runs: Sequence[JudgedRun], off: Callable[[JudgedRun], Floats] | None = None) -> dict[str, list[float]]:
+    """By group: share of frames whose true growth of B lies within twice the stated sigma (each run weighs by its frames).
+
+    `off`: of another number, how many sigma the frames (n,) of a run are from the truth.
+    """
+    off = off or (lambda run: (run.delta_B - run.true_delta_B) / run.sigma)
     rows: dict[str, list[float]] = {}
     for name, kinds in GROUPS.items():
-        inside = [np.abs(run.delta_B - run.true_delta_B) <= 2 * run.sigma for run in runs if run.kind in kinds and len(run.frame)]
+        inside = [np.abs(off(run)) <= 2 for run in runs if run.kind in kinds and len(run.frame)]
         if not inside:
             rows[name] = []
             continue

@@ -41,6 +41,7 @@ def report_of(train: Sequence[JudgedRun], test: Sequence[JudgedRun], threshold: 
         "baselines": baselines(train, test, false_share),
         "baselines_at_5pc": baselines(train, test, AIMS["false"]),
         "coverage": coverage(test),
+        "coverage_of_scale": coverage(test, lambda run: (run.scale - run.true_scale) / run.scale_sigma),
         "calibration": of_frames(test),
         "delays": delays(test, threshold),
         "look_alikes": by_look_alike(test, threshold),
@@ -67,17 +68,17 @@ def as_markdown(report: dict[str, Any]) -> str:
 
 def _detection_table(report: dict[str, Any]) -> str:
     lines = [
-        "| runs | damaged | flagged | median loss when flagged | bound | undamaged | flagged of them | delta_B within 2 sigma |",
-        "|---|---|---|---|---|---|---|---|",
+        "| runs | damaged | flagged | median loss when flagged | bound | undamaged | flagged of them | delta_B within 2 sigma | scale |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    lines.extend(_row(name, report["detection"][name], report["coverage"][name]) for name in GROUPS)
-    lines.append(_row("all, held-out detectors", report["held_out_detectors"], []))
+    lines.extend(_row(name, report["detection"][name], report["coverage"][name], report["coverage_of_scale"][name]) for name in GROUPS)
+    lines.append(_row("all, held-out detectors", report["held_out_detectors"], [], []))
     return "\n".join(lines)
 
 
-def _row(name: str, row: dict[str, Any], covered: Sequence[float]) -> str:
+def _row(name: str, row: dict[str, Any], covered: Sequence[float], scale: Sequence[float]) -> str:
     losses = f"{_percent(row['flagged'])} | {_percent(row['loss'])} | {_percent(row['bound'][:1])}"
-    return f"| {name} | {row['damaged']} | {losses} | {row['sound']} | {_percent(row['false'])} | {_percent(covered)} |"
+    return f"| {name} | {row['damaged']} | {losses} | {row['sound']} | {_percent(row['false'])} | {_percent(covered)} | {_percent(scale)} |"
 
 
 def _baseline_table(report: dict[str, Any]) -> str:

@@ -44,6 +44,8 @@ class Fit:
     sigma_now: float
     """Of now alone: frames that are compared with one reference share the rest."""
     log_scale: float
+    log_scale_sigma: float
+    """Of now and reference together."""
 
 
 def fit(shells: Shells, start: Fit | None = None) -> Fit | None:
@@ -79,8 +81,9 @@ def fit(shells: Shells, start: Fit | None = None) -> Fit | None:
     gain = covariance[1] @ (weighted / sd)  # d(delta_B)/d(relative error of a shell)
     sigma = math.sqrt(float(covariance[1, 1]) * excess)
     sigma_now = math.sqrt(float((gain * gain) @ (now + 5e-5)))
-    result = Fit(delta_B=float(found[1]), sigma=sigma, sigma_now=sigma_now, log_scale=min(float(found[0]), 30.0))
-    return result if all(math.isfinite(value) for value in (result.delta_B, sigma, sigma_now, result.log_scale)) else None
+    log_scale_sigma = math.sqrt(float(covariance[0, 0]) * excess)
+    values = float(found[1]), sigma, sigma_now, min(float(found[0]), 30.0), log_scale_sigma
+    return Fit(*values) if all(math.isfinite(value) for value in values) else None
 
 
 def _held(values: Floats, least: Floats | float, most: Floats | float) -> Floats:

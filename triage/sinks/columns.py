@@ -85,6 +85,7 @@ FRAME_COLUMNS = (
     Column("decay_delta_B_A2", units="angstrom^2"),
     Column("decay_delta_B_sigma", units="angstrom^2"),
     Column("decay_scale"),
+    Column("decay_scale_sigma"),
     Column("decay_reference_frames", shape=(2,)),
     Column("decay_since_frame"),
     Column("decay_outer_d_A", units="angstrom"),
