@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 
 from triage.__main__ import DEVELOPER_VERBS, VERBS, main
+from triage.classify import ModelMetadata
 from triage.commands import arguments, interrupt, session
 from triage.core import Judgement, Model, Pixels, Run, Spots
+from triage.preprocess import Preprocess
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FRAMES = 12
@@ -29,6 +31,7 @@ class BrightnessClassifier:
     """Says that bright frames diffract; stands in for the network."""
 
     model = Model(name="brightness", version="0", sha256="0" * 64)
+    metadata = ModelMetadata(name="brightness", version="0", preprocess=Preprocess(), base_rates=(0.25,) * 4, provenance={})
 
     def score(self, pixels: Pixels, spots: Spots, run: Run) -> Judgement:
         empty = 0.98 if pixels.mean() < 1 else 0.01
