@@ -17,7 +17,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +25,11 @@ from benchmarks.pixelwise_background import diffuse
 from benchmarks.pixelwise_crystal import Crystal, rotation
 from benchmarks.pixelwise_frame import Scene, blurred, draw_scene, exposure_of, header_of, pattern_of, read_out, run_of, visible
 from benchmarks.pixelwise_kernel import Floats
+from training.decay.lane import followed, with_spots
 from triage.classify import OnnxClassifier
-from triage.core import Decay, Pixels, Run, ShellIntensities, Verdict
+from triage.core import Decay, Pixels, Run, Verdict
 from triage.decay import DecayTracker
 from triage.flags.settings import DECAY
-from triage.indexing import EmbeddedIndexer
 from triage.spots import DispersionFinder
 
 LOG = logging.getLogger(__name__)
@@ -44,7 +43,6 @@ _OUTER_LOSS = (0.85, 0.98)
 """At the end of a damaged run."""
 _SCALE_PER_B, _CELL_PER_B = 0.01, 3e-4
 """-ln of the scale, and growth of the edges, with each A^2 of B (docs/decay.md)."""
-_INDEX_EVERY, _LATE = 10, 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -138,24 +136,18 @@ def damaged(crystal: Crystal, delta_B: float, frame: int, scene: Scene) -> Cryst
 
 
 def judged(run: Run, frames: Iterator[Pixels], classifier: OnnxClassifier) -> list[Decay | None]:
-    """What is said of each frame; every tenth diffracting one is indexed, which comes some frames late."""
-    finder, indexer, tracker = DispersionFinder(), EmbeddedIndexer(), DecayTracker(run, pair=classifier.metadata.pair)
-    said: list[Decay | None] = []
-    waiting: list[tuple[int, int, Any]] = []
-    diffracting = 0
+    """What is said of each frame; some are indexed, which comes some frames late."""
+    tracker = DecayTracker(run, pair=classifier.metadata.pair)
+    return [decay for _, decay in followed(tracker, run, verdicts(run, frames, classifier))]
+
+
+def verdicts(run: Run, frames: Iterator[Pixels], classifier: OnnxClassifier) -> Iterator[Verdict]:
+    """What the early lane says of each frame."""
+    finder = DispersionFinder()
     for frame, pixels in enumerate(frames):
-        if waiting and frame >= waiting[0][0]:
-            _, at, found = waiting.pop(0)
-            tracker.indexed(at, found)
         spots = finder.find(pixels, run)
         judgement = classifier.score(pixels, spots, run)
-        shells = ShellIntensities(edges_per_A=(), intensity=(), variance=(), spots=spots)
-        verdict = Verdict(run_id=run.id, frame=frame, file=None, judgement=judgement, spots=None, shells=shells, latency_ms=0.0)
-        said.append(tracker.update(verdict))
-        diffracting += judgement.non_diffraction < 0.5
-        if tracker.wants_lattice and diffracting % _INDEX_EVERY == _INDEX_EVERY // 2:
-            waiting.append((frame + _LATE, frame, indexer.index(spots, run)))
-    return said
+        yield Verdict(run_id=run.id, frame=frame, file=None, judgement=judgement, spots=None, shells=with_spots(spots), latency_ms=0.0)
 
 
 def outcome(seed: int, index: int, classifier: OnnxClassifier) -> Outcome:

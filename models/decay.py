@@ -16,8 +16,7 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from models.export import TOLERANCE, ExportError
-from triage.classify import APPEARANCE as OUTPUT
-from triage.classify import METADATA_KEY, ModelMetadata, OnnxClassifier
+from triage.classify import APPEARANCE_OUTPUT, METADATA_KEY, ModelMetadata, OnnxClassifier
 from triage.core import Pixels, Run, Spots
 from triage.pair import APPEARANCE, PairHead
 from triage.preprocess import N_CHANNELS
@@ -105,7 +104,7 @@ def attach(path: Path, heads: DecayHeads, metadata: ModelMetadata, out: Path) ->
 
 def _strip(graph: onnx.GraphProto) -> None:
     for kept in (graph.node, graph.initializer, graph.output):
-        for item in [item for item in kept if item.name.startswith(_PREFIX) or item.name == OUTPUT]:
+        for item in [item for item in kept if item.name.startswith(_PREFIX) or item.name == APPEARANCE_OUTPUT]:
             kept.remove(item)
 
 
@@ -123,8 +122,8 @@ def _append(graph: onnx.GraphProto, heads: DecayHeads, looks: str) -> None:
         ("Unsqueeze", ("decay.log_inverse_d", "decay.one"), "decay.column"),
     )
     graph.node.extend(helper.make_node(kind, inputs, [output], name=_PREFIX + kind) for kind, inputs, output in steps)
-    graph.node.append(helper.make_node("Concat", ["decay.column", "decay.estimates"], [OUTPUT], name=_PREFIX + "Concat", axis=1))
-    graph.output.append(helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["frames", len(APPEARANCE)]))
+    graph.node.append(helper.make_node("Concat", ["decay.column", "decay.estimates"], [APPEARANCE_OUTPUT], name=_PREFIX + "Concat", axis=1))
+    graph.output.append(helper.make_tensor_value_info(APPEARANCE_OUTPUT, onnx.TensorProto.FLOAT, ["frames", len(APPEARANCE)]))
 
 
 def _compare(before: onnx.ModelProto, after: onnx.ModelProto, heads: DecayHeads, metadata: ModelMetadata) -> None:
@@ -137,13 +136,13 @@ def _compare(before: onnx.ModelProto, after: onnx.ModelProto, heads: DecayHeads,
     }
     looks = looks_output(after.graph, Path("the new file"))
     old, new = _session(before), _session(after, looks)
-    for name in sorted({output.name for output in before.graph.output} - {OUTPUT}):
+    for name in sorted({output.name for output in before.graph.output} - {APPEARANCE_OUTPUT}):
         if not np.array_equal(old.run([name], feed)[0], new.run([name], feed)[0]):
             raise ExportError(f"{name} would not be what it was before the heads for decay")
-    seen, inverse_d, said = new.run([looks, INVERSE_D, OUTPUT], feed)
+    seen, inverse_d, said = new.run([looks, INVERSE_D, APPEARANCE_OUTPUT], feed)
     difference = float(np.abs(heads(np.column_stack([seen, np.log(inverse_d)])) - said).max())
     if not difference <= TOLERANCE:
-        raise ExportError(f"{OUTPUT}: ONNX differs from the heads by {difference:.2g}, more than {TOLERANCE:g}")
+        raise ExportError(f"{APPEARANCE_OUTPUT}: ONNX differs from the heads by {difference:.2g}, more than {TOLERANCE:g}")
 
 
 def with_heads(metadata: ModelMetadata, head: PairHead, version: str, learnt_from: dict[str, object]) -> ModelMetadata:

@@ -146,6 +146,17 @@ def test_spots_get_their_names_from_the_lattice_of_one_frame() -> None:
         assert {tuple(row) for row in np.column_stack([part.frame.astype(int), part.hkl]).tolist()} <= true
 
 
+def test_scattering_vectors_are_the_geometrys_on_a_tilted_detector_too() -> None:
+    """`Names` works them out for few positions at a time, in its own way."""
+    tilted = replace(GEOMETRY, slow_axis=(0.0, math.cos(0.3), math.sin(0.3)))
+    rng = np.random.default_rng(8)
+    positions = rng.uniform(0.0, 2000.0, (50, 2))
+    solution, _, _ = rotating(n_frames=1)
+    for geometry in (GEOMETRY, tilted):
+        names = Names(solution, 0, (1.0, 0.0, 0.0), 0.2, geometry)
+        assert names._scattering_vectors(positions) == pytest.approx(geometry.scattering_vectors_per_A(positions), abs=1e-12)
+
+
 def found(solution: Solution, shift_px: tuple[float, float] | None = None) -> Indexed:
     return Indexed(status=IndexingStatus.INDEXED, solutions=(solution,), beam_shift_px=shift_px)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from training.decay.reliability import as_table, reliability  # noqa: E402
 from training.decay.report import ASKED, TooFewRunsError  # noqa: E402
 from training.decay.runs import dimmed, draw_plan, simulate  # noqa: E402
 from training.decay.serial import FRAMES, SerialResult, as_sentence, crystals, declared  # noqa: E402
+from training.decay.store import OldRunsError, load  # noqa: E402
 from training.verbs import evaluate  # noqa: E402
 from triage.core import RunKind  # noqa: E402
 from triage.decay.evidence import FEATURES  # noqa: E402
@@ -102,6 +104,22 @@ def test_the_report_of_runs_is_written(tmp_path: Path) -> None:
         assert line.split("|")[3].split()[0] == f"{1000 / frames:.3f}"
     assert json.loads((tmp_path / "report.json").read_text())["detection"]["stills"]["damaged"] == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["decay_losses.png", "decay_runs.png", "report.json", "report.md"]
+
+
+class AsBefore:
+    """Is written as a run of a version that did not keep the last field."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object.__new__, (JudgedRun,), RUNS[0].__getstate__()[:-1]  # type: ignore[attr-defined]
+
+
+def test_runs_that_lack_something_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "test_1.pkl"
+    path.write_bytes(pickle.dumps([AsBefore()]))
+    with pytest.raises(OldRunsError, match=r"test_1.pkl: its runs were judged before scale_sigma was kept; judge them anew"):
+        load(path)
+    path.write_bytes(pickle.dumps(RUNS))
+    assert [run.index for run in load(path)] == [run.index for run in RUNS]
 
 
 def test_the_verb_simulates_judges_and_reports_and_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ METADATA_KEY = "triage"
 """Of the ONNX file's metadata: a JSON object with everything serving needs to know."""
 OUTPUTS = ("lattices", "kind", "ice", "inverse_d")
 """What every model says of a frame."""
-APPEARANCE = "appearance"
+APPEARANCE_OUTPUT = "appearance"
 """What a model with a `pair` head says besides."""
 
 _STATE = ort.capi.onnxruntime_pybind11_state
@@ -102,9 +102,9 @@ class OnnxClassifier:
             self.metadata = ModelMetadata.from_json(written)
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path}: its metadata do not fit this version ({error}); export the model again") from None
-        self._outputs = [*OUTPUTS] if self.metadata.pair is None else [*OUTPUTS, APPEARANCE]
-        if self.metadata.pair is not None and APPEARANCE not in {output.name for output in self._session.get_outputs()}:
-            raise ModelError(f"{path}: has a head that compares frames, and no output {APPEARANCE!r} for it; export the model again")
+        self._outputs = [*OUTPUTS] if self.metadata.pair is None else [*OUTPUTS, APPEARANCE_OUTPUT]
+        if self.metadata.pair is not None and APPEARANCE_OUTPUT not in {output.name for output in self._session.get_outputs()}:
+            raise ModelError(f"{path}: has a head that compares frames, and no output {APPEARANCE_OUTPUT!r} for it; export the model again")
         self.model = Model(name=self.metadata.name, version=self.metadata.version, sha256=hashlib.sha256(content).hexdigest())
 
     def score(self, pixels: Pixels, spots: Spots, run: Run) -> Judgement:

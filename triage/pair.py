@@ -49,8 +49,11 @@ class PairHead:
     def log_odds(self, reference: Sequence[Floats], now: Sequence[Floats]) -> float:
         """That the outer shell has lost more than LOSS_MEANT of `triage.decay.evidence`; the appearance (n,) of some frames each."""
         then = np.mean(reference, axis=0)
-        x = np.concatenate([np.mean(now, axis=0) - then, then])
-        return float(self.outer @ np.tanh(self.inner @ x + self.inner_bias) + self.straight @ x) + self.bias
+        return float(self.of(np.concatenate([np.mean(now, axis=0) - then, then])))
+
+    def of(self, pairs: Floats) -> Floats:
+        """Log-odds (...,) of differences beside the reference (..., 2 n)."""
+        return np.asarray(np.tanh(pairs @ self.inner.T + self.inner_bias) @ self.outer + pairs @ self.straight + self.bias)
 
     def with_tracker(self, network: float, tracker: float | None) -> float:
         """Log-odds from both: these, and the tracker's where it has any."""

@@ -106,7 +106,7 @@ def compared(appearance: Floats, pairs: Pairs) -> Floats:
     return np.concatenate([now - then, then], axis=1)
 
 
-def pair_head(x: Floats, damaged: Bools, weight: Floats, steps: int = STEPS) -> PairHead:
+def pair_head(x: Floats, damaged: Bools, weight: Floats) -> PairHead:
     """Learnt on (pairs, 2 APPEARANCE), standardised meanwhile."""
     torch.manual_seed(0)
     mean, spread = x.mean(axis=0), x.std(axis=0) + 1e-6
@@ -114,9 +114,9 @@ def pair_head(x: Floats, damaged: Bools, weight: Floats, steps: int = STEPS) -> 
     inner, outer, straight = nn.Linear(x.shape[1], HIDDEN), nn.Linear(HIDDEN, 1), nn.Linear(x.shape[1], 1, bias=False)
     network = nn.ModuleList([inner, outer, straight])
     optimiser = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
     share = torch.from_numpy(weight)
-    for _ in range(steps):
+    for _ in range(STEPS):
         some = torch.multinomial(share, BATCH, replacement=True)
         said = outer(torch.tanh(inner(known[some]))) + straight(known[some])
         loss = nn.functional.binary_cross_entropy_with_logits(said[:, 0], y[some])
@@ -135,11 +135,6 @@ def pair_head(x: Floats, damaged: Bools, weight: Floats, steps: int = STEPS) -> 
     )
 
 
-def said_by(head: PairHead, x: Floats) -> Floats:
-    """Log-odds (pairs,) of (pairs, 2 APPEARANCE)."""
-    return np.asarray(np.tanh(x @ head.inner.T + head.inner_bias) @ head.outer + x @ head.straight + head.bias)
-
-
 def appearances(pairs: Pairs, chosen: Bools) -> Floats:
     """Of all frames (frames, APPEARANCE); of those of the chosen runs (runs,) by heads that did not learn from the run."""
     learnt_from = chosen[pairs.owner]
@@ -156,7 +151,7 @@ def out_of_fold(pairs: Pairs) -> Floats:
     for fold in range(FOLDS):
         runs = np.arange(pairs.owner[-1] + 1) % FOLDS != fold
         x, inside = compared(appearances(pairs, runs), pairs), runs[pairs.run]
-        found[~inside] = said_by(pair_head(x[inside], pairs.damaged[inside], pairs.weight[inside]), x[~inside])
+        found[~inside] = pair_head(x[inside], pairs.damaged[inside], pairs.weight[inside]).of(x[~inside])
     return found
 
 

@@ -46,8 +46,7 @@ class JudgedRun:
     """As stated by the tracker, as are the next two."""
     sigma: Floats
     scale: Floats
-    """As stated by the tracker, as is the next."""
-    scale_sigma: Floats
+    """As stated by the tracker."""
     true_delta_B: Floats
     """Against the same reference frames."""
     true_scale: Floats
@@ -67,7 +66,9 @@ class JudgedRun:
     features: npt.NDArray[np.float32]
     """(blocks, FEATURES), so that another fusion needs no run judged again."""
     alarm_probability: Floats
-    """The one that the flag watches. The last field, so that files of runs judged before it was kept are read by `judged_by`."""
+    """The one that the flag watches."""
+    scale_sigma: Floats
+    """As stated by the tracker. New fields come last: files hold values by their place."""
 
     @property
     def damaged(self) -> bool:
@@ -111,7 +112,6 @@ def judge_run(run: SimulatedRun, *, track: bool = True, index: bool = True) -> J
         delta_B=np.array([decay.delta_B_A2 for _, decay in found]),
         sigma=np.array([decay.delta_B_sigma for _, decay in found]),
         scale=np.array([decay.scale for _, decay in found]),
-        scale_sigma=np.array([decay.scale_sigma for _, decay in found]),
         true_delta_B=run.delta_B_A2[frames] - run.delta_B_A2[reference].mean(),
         true_scale=brightness[frames] / brightness[reference].mean(),
         outer_loss=np.array([np.nan if decay.outer_loss is None else decay.outer_loss for _, decay in found]),
@@ -122,6 +122,7 @@ def judge_run(run: SimulatedRun, *, track: bool = True, index: bool = True) -> J
         block=np.array(tracker.at, dtype=np.float64),
         features=np.array(tracker.taken, dtype=np.float32).reshape(-1, len(FEATURES)),
         alarm_probability=np.array([decay.alarm_probability for _, decay in found]),
+        scale_sigma=np.array([decay.scale_sigma for _, decay in found]),
     )
 
 

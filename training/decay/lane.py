@@ -39,16 +39,25 @@ def tracked(
     tracker: DecayTracker, run: Run, frames: Iterable[tuple[int, Spots]], *, index: bool = True
 ) -> Iterator[tuple[int, Decay | None]]:
     """(Frame, what is said of it) of every frame; those of fewer than MIN_SPOTS spots are judged not to diffract."""
+    verdicts = (verdict_of(run.id, frame, with_spots(spots), diffracts=len(spots) >= MIN_SPOTS) for frame, spots in frames)
+    return followed(tracker, run, verdicts, index=index)
+
+
+def followed(tracker: DecayTracker, run: Run, verdicts: Iterable[Verdict], *, index: bool = True) -> Iterator[tuple[int, Decay | None]]:
+    """(Frame, what is said of it) of every verdict, which hold spots in their shells and a judgement."""
     indexer, waiting = EmbeddedIndexer(), list[tuple[int, int, Indexed]]()
     diffracting, tries = 0, 0
-    for frame, spots in frames:
+    for verdict in verdicts:
+        frame = verdict.frame
         if waiting and frame >= waiting[0][0]:
             _, at, indexed = waiting.pop(0)
             tracker.indexed(at, indexed)
-        diffracts = len(spots) >= MIN_SPOTS
-        yield frame, tracker.update(verdict_of(run.id, frame, with_spots(spots), diffracts=diffracts))
-        diffracting += diffracts
-        if index and diffracts and diffracting % EVERY == EVERY // 2 and tracker.wants_lattice and tries < MOST_TRIES:
+        yield frame, tracker.update(verdict)
+        spots = None if verdict.shells is None else verdict.shells.spots
+        if not index or spots is None or verdict.judgement is None or not verdict.judgement.non_diffraction < 0.5:
+            continue
+        diffracting += 1
+        if diffracting % EVERY == EVERY // 2 and tracker.wants_lattice and tries < MOST_TRIES:
             tries += 1
             waiting.append((frame + LATE, frame, indexer.index(spots, run)))
 

@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import log_loss, roc_auc_score
 
-from training.decay.heads import Bools, Floats, Learnt, Pairs, compared, said_by, weighed
-from training.decay.measure import GROUPS
+from training.decay.heads import Bools, Floats, Learnt, Pairs, compared, weighed
+from training.decay.measure import GROUPS, with_interval
 from triage.pair import APPEARANCE, PairHead
 
-_DRAWS = 400
 _LEAST_PAIRS = 50
 
 
@@ -50,24 +49,17 @@ def _cost(p: Floats, y: Bools) -> Floats:
     return -np.log(np.where(y, p, 1.0 - p))
 
 
-def _interval(gained: Floats, weight: Floats, run: npt.NDArray[np.int64]) -> tuple[float, float, float]:
-    """Weighted mean with 95 % by resampling runs."""
-    _, of = np.unique(run, return_inverse=True)
-    total, its = np.bincount(of, weight * gained), np.bincount(of, weight)
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(_DRAWS):
-        some = rng.integers(0, len(its), len(its))
-        drawn.append(total[some].sum() / its[some].sum())
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return float(total.sum() / its.sum()), float(low), float(high)
+def _interval(gained: Floats, weight: Floats, run: npt.NDArray[np.int64]) -> list[float]:
+    """Weighted mean with 95 % over runs."""
+    sums = np.stack([np.bincount(run, weight * gained), np.bincount(run, weight)], axis=1).astype(np.float64)
+    return with_interval(sums[sums[:, 1] > 0], lambda some: float(some[:, 0].sum() / some[:, 1].sum()))
 
 
 def tables(learnt: Learnt, train: Pairs, test: Pairs) -> str:
     """Out of fold on the runs learnt from, then once on the test runs."""
     alone = weighed(train, [train.tracker], ~train.early)
     seen = learnt.heads(test.looks)
-    parts = (("Out of fold", train, learnt.out_of_fold), ("Test runs", test, said_by(learnt.head, compared(seen, test))))
+    parts = (("Out of fold", train, learnt.out_of_fold), ("Test runs", test, learnt.head.of(compared(seen, test))))
     texts = [f"{name}, {len(set(pairs.run.tolist()))} runs:\n\n{gain(pairs, said, learnt.head, alone)}" for name, pairs, said in parts]
     correlations = [np.corrcoef(seen[:, k + 1], test.truth[:, k])[0, 1] for k in range(len(APPEARANCE) - 1)]
     named = ", ".join(f"{name} {r:.2f}" for name, r in zip(APPEARANCE[1:], correlations, strict=True))

@@ -42,10 +42,6 @@ class PairedRun:
 
     index: int
     kind: str
-    look_alike: str
-    detector: str
-    n_frames: int
-    damaged: bool
     looks: npt.NDArray[np.float16]
     """(frames, n) of the network."""
     truth: Floats
@@ -81,10 +77,6 @@ def paired(looks: Looks, seed: int, split: str, index: int) -> PairedRun | None:
     return PairedRun(
         index=index,
         kind=run.plan.kind,
-        look_alike=run.plan.course.look_alike,
-        detector=run.plan.detector,
-        n_frames=len(frames),
-        damaged=run.plan.damage.exponent > 0,
         looks=_looked_at(looks, run, rendered),
         truth=np.array([_truth(run, frame) for frame in rendered]),
         block=np.repeat(np.arange(-1, len(ends)), [len(each) for each in chosen]),

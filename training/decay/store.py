@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import logging
 import pickle
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from training.decay.judge import JudgedRun, judge_run
 from training.decay.runs import draw_plan, simulate
+from triage.core import TriageError
 
 LOG = logging.getLogger(__name__)
 _EVERY = 10
 
 
+class OldRunsError(TriageError):
+    """Runs that were judged before something was kept of them."""
+
+
 def load(path: Path) -> list[JudgedRun]:
-    """Runs of a file written by `judge`."""
+    """Runs of a file written by `judge`. Raises OldRunsError where they lack something."""
     with path.open("rb") as file:
         found: list[JudgedRun] = pickle.load(file)
+    missing = [field.name for field in fields(JudgedRun) if found and not hasattr(found[0], field.name)]
+    if missing:
+        raise OldRunsError(f"{path}: its runs were judged before {', '.join(missing)} was kept; judge them anew, into another file")
     return found
 
 

@@ -44,8 +44,7 @@ class NetworkWitness:
     def look(self, frames: Sequence[Floats | None]) -> None:
         """Judges a block by its frames' appearance, in order."""
         now = [each for each in spread_over(frames, NOW_FRAMES) if each is not None]
-        known = self._head is not None and self._reference and now
-        self._log_odds = self._head.log_odds(self._reference, now) if self._head is not None and known else None
+        self._log_odds = None if self._head is None or not self._reference or not now else self._head.log_odds(self._reference, now)
 
     def joined(self, tracker: float, *, has_evidence: bool) -> float:
         """The tracker's probability with the network's word; the tracker's alone where there is none."""
